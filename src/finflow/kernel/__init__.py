@@ -1,0 +1,1 @@
+"""Money, ids, clock, errors: values that every room shares. Standard library and msgspec only."""

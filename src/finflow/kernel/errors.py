@@ -1,0 +1,99 @@
+"""The one catalogue of everything that can be refused or go wrong, and the error that carries an entry of it.
+
+A test keeps it complete (every code used in the house stands here, every code here is used) and
+documented (docs/reference/errors.md is generated from it). HTTP renders an entry as RFC 9457 problem
+details, the command line as three lines and an exit code; nobody writes either by hand.
+"""
+
+from typing import Final
+
+import msgspec
+
+EXIT_DONE: Final = 0
+EXIT_NO: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNREACHABLE: Final = 3
+EXIT_BUG: Final = 4
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """One catalogue entry: code, HTTP status, sentence, what to do next, exit code, worth a retry or not."""
+
+    code: str
+    status: int
+    title: str
+    hint: str
+    exit_code: int = EXIT_NO
+    retryable: bool = False
+
+
+_ENTRIES = (
+    # What a request can get wrong before any ledger looks at it.
+    Kind("request_malformed", 400, "The request is not well-formed.", "Compare it with the schema of the route; `param` names the place.", EXIT_USAGE),
+    Kind("id_malformed", 400, "The text is not an id of this kind.", "Ids look like acc_01h455vb4pex5vsknk084sn02q; copy them whole.", EXIT_USAGE),
+    Kind("request_too_large", 413, "The request body is larger than this route takes.", "Split it; a batch takes up to 10,000 transactions and 32 MiB."),
+    Kind("media_type_unsupported", 415, "The media type of the body is not one this route reads.", "Send application/json, or application/x-ndjson to the batch route."),
+    Kind("batch_too_large", 413, "The batch has more transactions than one request may carry.", "Send at most 10,000 at a time."),
+    Kind("batch_empty", 400, "The batch has no transactions.", "Send at least one.", EXIT_USAGE),
+    Kind("idempotency_key_missing", 400, "A request that moves money needs an Idempotency-Key header.", "Send a fresh random key per intent and the same key on every retry of it.", EXIT_USAGE),
+    Kind("idempotency_key_malformed", 400, "The Idempotency-Key is not 1 to 255 printable ASCII characters.", "A UUID is a good key.", EXIT_USAGE),
+    Kind("idempotency_in_progress", 409, "A request with this Idempotency-Key is still running.", "Wait, then send the same request again: it answers with the outcome of the first.", retryable=True),
+    Kind("idempotency_conflict", 422, "This Idempotency-Key was used for a different request.", "Use a new key for a new intent; the first request keeps its outcome."),
+    Kind("route_unknown", 404, "There is no such route.", "See /openapi.json for the routes."),
+    Kind("method_not_allowed", 405, "The route does not answer this method.", "The Allow header lists the methods it answers."),
+    # What is not there.
+    Kind("tenant_unknown", 404, "No such tenant.", "Check the id."),
+    Kind("ledger_unknown", 404, "No such ledger.", "Check the id."),
+    Kind("resource_unknown", 404, "No such account or transaction.", "Check the id; `finflow account list` shows the accounts."),
+    # What the ledger refuses, in the order in which model.py checks. Nothing changes but the journal.
+    Kind("too_few_entries", 422, "A transaction needs at least two entries.", "Every debit has a credit: name the counter-account."),
+    Kind("too_many_entries", 422, "The transaction has more entries than one transaction may have.", "Split it into transactions of at most 1,000 entries."),
+    Kind("field_too_long", 422, "A text field is longer than it may be.", "Descriptions hold 500 characters, references 140, metadata 4,096 in all."),
+    Kind("currency_unknown", 422, "The currency is neither in ISO 4217 nor an asset declared on this ledger.", "Check the code, or declare the asset first."),
+    Kind("asset_conflict", 422, "The asset code is taken by ISO 4217 or was declared with another exponent.", "Choose another code."),
+    Kind("external_reference_taken", 409, "Another account of this ledger has this external reference.", "External references are unique per ledger."),
+    Kind("account_unknown", 422, "The ledger has no such account.", "Check the account id in the entry that `param` names."),
+    Kind("account_closed", 422, "The account is closed.", "Use an open account."),
+    Kind("account_frozen", 422, "The account is frozen.", "Unfreeze it, or use another account."),
+    Kind("account_not_empty", 422, "An account with a balance or open holds cannot be closed.", "Bring its balance to zero and resolve its holds first."),
+    Kind("limit_in_use", 422, "The account's balance is already beyond the new limit.", "Move money first, then change the limit."),
+    Kind("currency_mismatch", 422, "The entry's currency is not the account's.", "Send the currency that the account holds."),
+    Kind("amount_malformed", 422, "The amount is not a plain decimal string.", 'Write amounts like "12.50": digits and one point, no exponent, no sign.'),
+    Kind("amount_not_positive", 422, "Amounts are greater than zero; the direction says debit or credit.", "Turn the direction instead of the sign."),
+    Kind("amount_too_precise", 422, "The amount has more decimals than its currency.", "Round it yourself: a ledger never does."),
+    Kind("amount_out_of_range", 422, "The amount does not fit a signed 64-bit count of minor units.", "Split the transaction."),
+    Kind("unbalanced", 422, "Debits and credits are not equal in every currency.", "The entries of each currency must sum to zero."),
+    Kind("transaction_unknown", 422, "The ledger has no such transaction.", "Check the id of the transaction that the command names."),
+    Kind("not_pending", 422, "The transaction was posted at once, so there is nothing to post or void.", "Reverse it instead."),
+    Kind("already_posted", 422, "The pending transaction was posted before.", "Read the transaction: it names the one that posted it."),
+    Kind("already_voided", 422, "The pending transaction was voided before.", "Make a new one."),
+    Kind("already_expired", 422, "The pending transaction has expired.", "Make a new one."),
+    Kind("not_expired", 422, "The pending transaction has not reached its timeout.", "Void it instead."),
+    Kind("capture_exceeds_pending", 422, "More was to be posted than was held.", "Post at most the amount that is pending, and void the rest with it."),
+    Kind("capture_needs_two_entries", 422, "Only a pending transaction of two entries can be posted in part.", "Post it whole, or void it and make a new one."),
+    Kind("not_reversible", 422, "Only a posted transaction that is not a reversal itself can be reversed.", "Void a pending one; post a new one to undo a reversal."),
+    Kind("already_reversed", 422, "The transaction was reversed before.", "Read the transaction: it names its reversal."),
+    Kind("exceeds_available", 422, "The account's available balance, with its overdraft limit, is too low.", "Pay money in, release a hold, or raise the overdraft limit."),
+    Kind("exceeds_limit", 422, "The account's balance would rise above its upper limit.", "Move money out, or raise the upper limit."),
+    Kind("balance_out_of_range", 422, "A total of the account would not fit a signed 64-bit count of minor units.", "Open another account."),
+    Kind("group_refused", 422, "Another transaction of the same all-or-nothing group was refused.", "Mend the one that has its own code, then send the group again with new keys."),
+    # What the world does.
+    Kind("overloaded", 503, "The queue of this ledger is full.", "Wait as long as Retry-After says, then send the same request with the same key.", EXIT_UNREACHABLE, True),
+    Kind("deadline_exceeded", 504, "The request took longer than it may; its outcome is unknown.", "Send the same request with the same key: it answers with the outcome.", EXIT_UNREACHABLE, True),
+    Kind("database_unreachable", 503, "The database cannot be reached.", "`finflow status` says what runs; try again with the same key.", EXIT_UNREACHABLE, True),
+    Kind("database_full", 507, "The disk of the database is full.", "Free some space; nothing that was acknowledged is lost.", EXIT_UNREACHABLE, True),
+    Kind("outcome_unknown", 503, "The connection was lost while the transaction was committing, and the outcome cannot be read yet.", "Send the same request with the same key: it answers with the outcome.", EXIT_UNREACHABLE, True),
+    Kind("internal", 500, "Something broke that should not.", "Report it with the request id; the logs have the rest.", 4),
+)
+
+CATALOGUE: Final[dict[str, Kind]] = {entry.code: entry for entry in _ENTRIES}
+
+
+class FinFlowError(Exception):
+    """An entry of the catalogue that happened. `detail` says what exactly, `param` where in the request."""
+
+    def __init__(self, code: str, detail: str | None = None, param: str | None = None) -> None:
+        self.kind = CATALOGUE[code]
+        self.detail = detail or self.kind.title
+        self.param = param
+        super().__init__(f"{code}: {self.detail}")
