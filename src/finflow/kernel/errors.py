@@ -83,6 +83,13 @@ _ENTRIES = (
     Kind("database_unreachable", 503, "The database cannot be reached.", "`finflow status` says what runs; try again with the same key.", EXIT_UNREACHABLE, True),
     Kind("database_full", 507, "The disk of the database is full.", "Free some space; nothing that was acknowledged is lost.", EXIT_UNREACHABLE, True),
     Kind("outcome_unknown", 503, "The connection was lost while the transaction was committing, and the outcome cannot be read yet.", "Send the same request with the same key: it answers with the outcome.", EXIT_UNREACHABLE, True),
+    # What a client, an import or a demonstration meets.
+    Kind("api_unreachable", 503, "The HTTP interface cannot be reached.", "`finflow up` starts one; `--url` names another.", EXIT_UNREACHABLE, True),
+    Kind("file_unreadable", 400, "The file cannot be read.", "Check its path and its permissions.", EXIT_USAGE),
+    Kind("mapping_malformed", 400, "The mapping file says something that an import cannot follow.", "Compare it with examples/berka.toml.", EXIT_USAGE),
+    Kind("columns_missing", 400, "The file lacks columns that the mapping names.", "Compare the file's first line with the mapping.", EXIT_USAGE),
+    Kind("file_not_sorted", 422, "The file is not sorted by date, and running balances can only be followed in the order of dates.", "Sort it by its date column (`sort -t';' -s -k3,3`) and import it again: nothing is posted twice."),
+    Kind("day_too_large", 422, "One day of the file has more rows than fit in memory at once.", "Split the file by account, or leave the running balance out of the mapping."),
     Kind("internal", 500, "Something broke that should not.", "Report it with the request id; the logs have the rest.", 4),
 )
 
