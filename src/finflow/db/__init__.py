@@ -1,0 +1,1 @@
+"""PostgreSQL: connections with limits and deadlines, and the schema's migrations."""

@@ -1,0 +1,92 @@
+"""Connections to PostgreSQL, with a bound and a deadline on everything.
+
+`search_path` is never touched, so a transaction pooler in between sees nothing of us; behind one, pass
+`statement_cache_size=0`. What the network and the disk do becomes an error of the catalogue here.
+"""
+
+import asyncio
+from typing import Any, Final
+
+import asyncpg
+
+from finflow.kernel.errors import FinFlowError
+from finflow.telemetry.redaction import redact
+
+MINIMUM_VERSION: Final = 15
+CONNECT_TIMEOUT_S: Final = 10.0
+COMMAND_TIMEOUT_S: Final = 60.0
+STATEMENT_CACHE_SIZE: Final = 256
+
+# What a connection attempt can raise when the server is not there, not ready or not letting us in.
+CONNECT_ERRORS: Final = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InterfaceError,
+)
+
+
+async def open_pool(
+    url: str,
+    *,
+    min_size: int = 1,
+    max_size: int = 8,
+    application_name: str = "finflow",
+    command_timeout_s: float = COMMAND_TIMEOUT_S,
+    statement_cache_size: int = STATEMENT_CACHE_SIZE,
+) -> "asyncpg.Pool[asyncpg.Record]":
+    """A pool of min_size to max_size connections, the first ones open. Raises database_unreachable."""
+    try:
+        return await asyncpg.create_pool(
+            url,
+            min_size=min_size,
+            max_size=max_size,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=command_timeout_s,
+            statement_cache_size=statement_cache_size,
+            # Prepared statements are few and fixed, so none of them grows stale.
+            max_cached_statement_lifetime=0,
+            server_settings={"application_name": application_name},
+        )
+    except CONNECT_ERRORS as error:
+        raise unreachable(url, error) from error
+
+
+async def connect(
+    url: str,
+    *,
+    application_name: str = "finflow",
+    connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    command_timeout_s: float | None = COMMAND_TIMEOUT_S,
+) -> "asyncpg.Connection[Any]":
+    """One connection; the caller closes it. Raises database_unreachable, or database_full."""
+    try:
+        return await asyncpg.connect(
+            url,
+            timeout=connect_timeout_s,
+            command_timeout=command_timeout_s,
+            server_settings={"application_name": application_name},
+        )
+    except asyncpg.DiskFullError as error:
+        raise FinFlowError("database_full", str(error)) from error
+    except CONNECT_ERRORS as error:
+        raise unreachable(url, error) from error
+
+
+def unreachable(url: str, error: BaseException) -> FinFlowError:
+    """The database_unreachable error that says which server and why, without its password."""
+    reason = str(error) or type(error).__name__
+    return FinFlowError("database_unreachable", f"{redact(url)}: {redact(reason)}")
+
+
+async def check_version(connection: "asyncpg.Connection[Any]") -> int:
+    """The server's major version. Raises postgres_too_old below 15."""
+    number: int = await connection.fetchval("SELECT current_setting('server_version_num')::int")
+    major = number // 10_000
+    if major < MINIMUM_VERSION:
+        raise FinFlowError("postgres_too_old", f"The server runs PostgreSQL {major}.")
+    return major

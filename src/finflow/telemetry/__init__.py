@@ -1,0 +1,1 @@
+"""What the house says about itself while it runs: structured logs, secrets redacted."""
