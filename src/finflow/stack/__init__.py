@@ -1,0 +1,1 @@
+"""Where it runs: an embedded PostgreSQL, API worker processes, and the data folder they share."""

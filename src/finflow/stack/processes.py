@@ -1,0 +1,97 @@
+"""Processes as /proc shows them: who lives, since when, whose child, and how to end one for sure."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Collection
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import msgspec
+
+_PROC: Final = Path("/proc")
+_POLL_S: Final = 0.02
+# Fields of /proc/PID/stat after the name in parentheses: state is the first, ppid the second.
+_STATE, _PPID, _START = 0, 1, 19
+
+
+class Process(msgspec.Struct, frozen=True):
+    """A process that cannot be mistaken for a later one of the same number.
+
+    `started` counts clock ticks between boot and the process's start.
+    """
+
+    pid: int
+    started: int
+
+
+def _stat(pid: int) -> list[str] | None:
+    try:
+        text = (_PROC / str(pid) / "stat").read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text.rpartition(")")[2].split()
+
+
+def identify(pid: int) -> Process | None:
+    """The process of this number, or None if there is none or only its zombie."""
+    fields = _stat(pid)
+    if fields is None or fields[_STATE] in "ZX":
+        return None
+    return Process(pid, int(fields[_START]))
+
+
+def alive(process: Process) -> bool:
+    """Whether this very process runs, not merely one of the same number."""
+    return identify(process.pid) == process
+
+
+def pids() -> list[int]:
+    """Every process's number."""
+    return [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
+
+
+def children(pid: int) -> list[int]:
+    """The numbers of the living children of a process, in order."""
+    found = []
+    for candidate in pids():
+        fields = _stat(candidate)
+        if fields and int(fields[_PPID]) == pid and fields[_STATE] not in "ZX":
+            found.append(candidate)
+    return sorted(found)
+
+
+def working_in(folder: Path, program: str) -> list[Process]:
+    """The processes of this program whose working directory is the folder."""
+    # /proc names the folder itself, whatever links led there.
+    real = folder.resolve()
+    return [process for pid in pids() if _works_in(pid, real, program) and (process := identify(pid))]
+
+
+def _works_in(pid: int, folder: Path, program: str) -> bool:
+    # /proc says "(deleted)" behind a folder or program that was removed under a running process.
+    try:
+        name = (_PROC / str(pid) / "exe").readlink().name.removesuffix(" (deleted)")
+        return name == program and (_PROC / str(pid) / "cwd").readlink() == folder
+    except OSError:
+        return False
+
+
+def send(process: Process, number: signal.Signals) -> None:
+    """Sends the signal, unless the process is gone already."""
+    if alive(process):
+        try:
+            os.kill(process.pid, number)
+        except ProcessLookupError:
+            return
+
+
+async def wait_gone(processes: Collection[Process], timeout_s: float) -> bool:
+    """Waits until none of them runs; False if some still do after the time."""
+    deadline = monotonic() + timeout_s
+    while any(alive(process) for process in processes):
+        if monotonic() >= deadline:
+            return False
+        await asyncio.sleep(_POLL_S)
+    return True
