@@ -5,12 +5,19 @@
 """
 
 import asyncio
-from typing import Any, Final
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
 from finflow.kernel.errors import FinFlowError
 from finflow.telemetry.redaction import redact
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    PoolConnection = PoolConnectionProxy[asyncpg.Record]
 
 MINIMUM_VERSION: Final = 15
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -90,3 +97,13 @@ async def check_version(connection: "asyncpg.Connection[Any]") -> int:
     if major < MINIMUM_VERSION:
         raise FinFlowError("postgres_too_old", f"The server runs PostgreSQL {major}.")
     return major
+
+
+@asynccontextmanager
+async def acquired(pool: "asyncpg.Pool[asyncpg.Record]") -> "AsyncIterator[PoolConnection]":
+    """A connection of the pool for a read. What the network does becomes database_unreachable, retryable."""
+    try:
+        async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+            yield connection
+    except (*CONNECT_ERRORS, asyncpg.OperatorInterventionError) as error:
+        raise FinFlowError("database_unreachable", type(error).__name__) from error

@@ -41,7 +41,7 @@ def to_minor(text: str, exponent: int) -> int:
     missing = exponent - len(fraction)
     if missing < 0:
         raise TooPrecise(text)
-    minor = int(digits) * 10**missing
+    minor: int = int(digits) * 10**missing
     if not -MAX_MINOR <= minor <= MAX_MINOR:
         raise OutOfRange(text)
     return minor

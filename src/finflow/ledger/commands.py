@@ -1,0 +1,112 @@
+"""What a caller can ask of a ledger: the commands, exactly as they are received, kept and decided again.
+
+Amounts are decimal strings in the currency of the account and always positive; the direction says debit
+or credit. A command is a plain value: shapes are checked when it is decoded, rules in `model.py`.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+
+Direction = Literal["debit", "credit"]
+AccountKind = Literal["asset", "liability", "equity", "income", "expense"]
+AccountStatus = Literal["open", "frozen", "closed"]
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+TimeoutS = Annotated[int, msgspec.Meta(ge=1, le=366 * 86_400)]
+Metadata = dict[str, str]
+
+
+class EntryLine(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """One line of a transaction: which account, which side, how much."""
+
+    account_id: str
+    direction: Direction
+    amount: str
+    currency: str
+
+
+class PostTransaction(msgspec.Struct, frozen=True, tag="post", omit_defaults=True):
+    """Book a transaction, or with `pending` hold its amounts until it is posted, voided or times out."""
+
+    entries: list[EntryLine] = []
+    pending: bool = False
+    timeout_s: TimeoutS | None = None
+    description: str | None = None
+    reference: str | None = None
+    effective_at: Moment | None = None
+    metadata: Metadata | None = None
+
+
+class PostPending(msgspec.Struct, frozen=True, tag="capture", omit_defaults=True):
+    """Post a pending transaction, whole or, with `amount`, in part; the rest of the hold is released."""
+
+    transaction_id: str
+    amount: str | None = None
+    description: str | None = None
+    effective_at: Moment | None = None
+
+
+class VoidPending(msgspec.Struct, frozen=True, tag="void", omit_defaults=True):
+    """Release a pending transaction's holds without booking anything."""
+
+    transaction_id: str
+    description: str | None = None
+
+
+class ExpirePending(msgspec.Struct, frozen=True, tag="expire", omit_defaults=True):
+    """Release a pending transaction's holds because its time is over; refused before that."""
+
+    transaction_id: str
+
+
+class ReverseTransaction(msgspec.Struct, frozen=True, tag="reverse", omit_defaults=True):
+    """Book the opposite of a posted transaction, at most once."""
+
+    transaction_id: str
+    description: str | None = None
+    effective_at: Moment | None = None
+
+
+class OpenAccount(msgspec.Struct, frozen=True, tag="open_account", omit_defaults=True):
+    """Open an account. Overdraft limit None means unlimited, upper limit None means none."""
+
+    currency: str
+    kind: AccountKind
+    overdraft_limit: str | None = "0"
+    upper_limit: str | None = None
+    external_reference: str | None = None
+    metadata: Metadata | None = None
+
+
+class ChangeAccount(msgspec.Struct, frozen=True, tag="change_account", omit_defaults=True):
+    """Change what an account may do. A field left out (UNSET) stays as it is; null limits are unlimited."""
+
+    account_id: str
+    status: AccountStatus | msgspec.UnsetType = msgspec.UNSET
+    overdraft_limit: str | None | msgspec.UnsetType = msgspec.UNSET
+    upper_limit: str | None | msgspec.UnsetType = msgspec.UNSET
+    metadata: Metadata | None | msgspec.UnsetType = msgspec.UNSET
+
+
+class DeclareAsset(msgspec.Struct, frozen=True, tag="declare_asset"):
+    """Declare a currency of one's own on this ledger: points, shares, metal."""
+
+    code: str
+    exponent: Annotated[int, msgspec.Meta(ge=0, le=18)]
+
+
+TransactionCommand = PostTransaction | PostPending | VoidPending | ExpirePending | ReverseTransaction
+Command = TransactionCommand | OpenAccount | ChangeAccount | DeclareAsset
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """A command under its idempotency key, and who sent it."""
+
+    key: str
+    command: Command
+    caller: str
+
+
+Requests = Sequence[Request]

@@ -1,0 +1,454 @@
+"""The rules of the ledger: what a command does to a book, or why it does nothing.
+
+`decide` is the only door. The guards stand in the order in which they are checked; PRECEDENCE is that
+order in one list, tests/unit/test_rules.py holds it, docs/reference/errors.md explains each code. Where
+several entries of a transaction break rules, the rule that stands first wins, then the first entry.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from msgspec import UNSET, structs
+
+from finflow.kernel import ids, money
+from finflow.kernel.clock import to_micros
+from finflow.ledger.book import CREDIT, DEBIT, Account, Book, Leg, Record, RecordKind, Refusal, Target
+from finflow.ledger.commands import (
+    ChangeAccount,
+    Command,
+    DeclareAsset,
+    EntryLine,
+    ExpirePending,
+    Metadata,
+    OpenAccount,
+    PostPending,
+    PostTransaction,
+    Request,
+    ReverseTransaction,
+    VoidPending,
+)
+
+MAX_ENTRIES: Final = 1_000
+MAX_DESCRIPTION: Final = 500
+MAX_REFERENCE: Final = 140
+MAX_METADATA: Final = 4_096
+
+PRECEDENCE: Final = (
+    # the command by itself
+    "too_few_entries",
+    "too_many_entries",
+    "field_too_long",
+    "currency_unknown",
+    "asset_conflict",
+    "external_reference_taken",
+    # the transaction it names
+    "transaction_unknown",
+    "not_pending",
+    "not_reversible",
+    "already_posted",
+    "already_voided",
+    "already_expired",
+    "already_reversed",
+    "not_expired",
+    "capture_needs_two_entries",
+    # each entry
+    "account_unknown",
+    "account_closed",
+    "account_frozen",
+    "currency_mismatch",
+    "amount_malformed",
+    "amount_too_precise",
+    "amount_out_of_range",
+    "amount_not_positive",
+    "capture_exceeds_pending",
+    # the entries together
+    "unbalanced",
+    # the accounts after it
+    "balance_out_of_range",
+    "exceeds_available",
+    "exceeds_limit",
+    "limit_in_use",
+    "account_not_empty",
+    # its group
+    "group_refused",
+)
+_RANK: Final = {code: rank for rank, code in enumerate(PRECEDENCE)}
+
+Legs = list[Leg]
+
+
+def decide(book: Book, requests: Iterable[Request], at: int) -> Iterator[Record]:
+    """Decide requests in order, each on what those before it left; `at` is the booking time in microseconds."""
+    for request in requests:
+        yield decide_one(book, request, at)
+
+
+def decide_group(book: Book, requests: Iterable[Request], at: int) -> list[Record]:
+    """Decide all or nothing: if one is refused, so are the others, with `group_refused`."""
+    mark = book.mark()
+    records = [decide_one(book, request, at) for request in requests]
+    if all(record.code is None for record in records):
+        return records
+    book.roll_back(mark)
+    for record in records:
+        record.code = record.code or "group_refused"
+        record.entries, record.account, record.expires_at = (), None, None
+        _release_target(book, record)
+    return records
+
+
+def decide_one(book: Book, request: Request, at: int) -> Record:
+    """Apply one command to the book, or leave the book as it was and say why. Takes one `seq` either way."""
+    book.seq += 1
+    book.recorded_at = at
+    command = request.command
+    record = Record(book.seq, at, _kind_of(command), request.key, request.caller, command)
+    refusal = _DECIDERS[type(command)](book, command, record)
+    if refusal is not None:
+        record.code, record.param = refusal.code, refusal.param
+    return record
+
+
+def _kind_of(command: Command) -> RecordKind:
+    if isinstance(command, PostTransaction):
+        return "hold" if command.pending else "post"
+    return _KINDS[type(command)]
+
+
+# --- transactions ----------------------------------------------------------------------------------
+
+
+def _post(book: Book, command: PostTransaction, record: Record) -> Refusal | None:
+    legs: Legs = []
+    refusal = _transaction_refusal(command) or _read_lines(book, command, legs)
+    if refusal is not None:
+        return refusal
+    if command.pending and command.timeout_s is not None:
+        record.expires_at = record.recorded_at + command.timeout_s * 1_000_000
+    effective_at = record.recorded_at if command.effective_at is None else to_micros(command.effective_at)
+    return _book_legs(book, legs, record, effective_at)
+
+
+def _transaction_refusal(command: PostTransaction) -> Refusal | None:
+    if len(command.entries) < 2: return Refusal("too_few_entries", "entries")
+    if len(command.entries) > MAX_ENTRIES: return Refusal("too_many_entries", "entries")
+    if _longer(command.description, MAX_DESCRIPTION): return Refusal("field_too_long", "description")
+    if _longer(command.reference, MAX_REFERENCE): return Refusal("field_too_long", "reference")
+    if _metadata_length(command.metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
+    return None
+
+
+def _read_lines(book: Book, command: PostTransaction, legs: Legs) -> Refusal | None:
+    """Turn lines into legs; entries of each currency must sum to zero."""
+    accounts, pending = book.accounts, command.pending
+    sums: dict[str, int] = {}
+    for line in command.entries:
+        account = accounts.get(line.account_id)
+        if account is None or _line_refusal(account, line) is not None:
+            return _first_line_refusal(book, command.entries)
+        try:
+            amount = money.to_minor(line.amount, account.exponent)
+        except ValueError:
+            return _first_line_refusal(book, command.entries)
+        if amount <= 0:
+            return _first_line_refusal(book, command.entries)
+        direction = DEBIT if line.direction == "debit" else CREDIT
+        sums[line.currency] = sums.get(line.currency, 0) + direction * amount
+        legs.append(Leg(account, direction, 0, amount) if pending else Leg(account, direction, amount, 0))
+    return Refusal("unbalanced", "entries") if any(sums.values()) else None
+
+
+def _line_refusal(account: Account | None, line: EntryLine) -> str | None:
+    if account is None: return "account_unknown"
+    if account.status == "closed": return "account_closed"
+    if account.status == "frozen": return "account_frozen"
+    if account.currency != line.currency: return "currency_mismatch"
+    return None
+
+
+def _amount_refusal(amount: str, exponent: int) -> str | None:
+    try:
+        minor = money.to_minor(amount, exponent)
+    except money.Malformed:
+        return "amount_malformed"
+    except money.TooPrecise:
+        return "amount_too_precise"
+    except money.OutOfRange:
+        return "amount_out_of_range"
+    return "amount_not_positive" if minor <= 0 else None
+
+
+def _first_line_refusal(book: Book, lines: list[EntryLine]) -> Refusal:
+    """The refusal that stands first in PRECEDENCE among all lines; only called when there is one."""
+    found = []
+    for index, line in enumerate(lines):
+        account = book.accounts.get(line.account_id)
+        code = _line_refusal(account, line)
+        if code is None and account is not None:
+            code = _amount_refusal(line.amount, account.exponent)
+        if code is not None:
+            field = "account_id" if code.startswith("account") else "currency"
+            param = "amount" if code.startswith("amount") else field
+            found.append((_RANK[code], index, Refusal(code, f"entries[{index}].{param}")))
+    return min(found)[2]
+
+
+def _book_legs(book: Book, legs: Legs, record: Record, effective_at: int) -> Refusal | None:
+    """Apply all legs, then look at the accounts they left; take everything back if a rule is broken."""
+    mark, seq = book.mark(), record.seq
+    entries = tuple([book.apply(leg, seq, effective_at) for leg in legs])
+    for index, leg in enumerate(legs):
+        if _balance_refusal(leg.account) is not None:
+            refusal = _first_balance_refusal(legs, index)
+            book.roll_back(mark)
+            return refusal
+    record.entries = entries
+    return None
+
+
+def _balance_refusal(account: Account) -> str | None:
+    if account.posted_debits > money.MAX_MINOR: return "balance_out_of_range"
+    if account.posted_credits > money.MAX_MINOR: return "balance_out_of_range"
+    if account.pending_debits > money.MAX_MINOR: return "balance_out_of_range"
+    if account.pending_credits > money.MAX_MINOR: return "balance_out_of_range"
+    if account.floor is not None and account.available < account.floor: return "exceeds_available"
+    if account.ceiling is not None and account.expected > account.ceiling: return "exceeds_limit"
+    return None
+
+
+def _first_balance_refusal(legs: Legs, start: int) -> Refusal:
+    codes = ((index, _balance_refusal(legs[index].account)) for index in range(start, len(legs)))
+    _, index, code = min((_RANK[code], index, code) for index, code in codes if code is not None)
+    return Refusal(code, f"entries[{index}]")
+
+
+# --- what becomes of a transaction later -----------------------------------------------------------
+
+
+def _capture(book: Book, command: PostPending, record: Record) -> Refusal | None:
+    target = _find_target(book, command.transaction_id, record)
+    refusal = _long_description(command.description) or _pending_refusal(target, record.recorded_at)
+    if target is None or refusal is not None:
+        return refusal
+    if command.amount is not None and len(target.lines) != 2:
+        return Refusal("capture_needs_two_entries", "amount")
+    legs = [Leg(book.by_number[no], direction, held, -held) for no, direction, held in target.lines]
+    refusal = _closed_or_frozen(legs)
+    if refusal is None and command.amount is not None:
+        refusal = _capture_in_part(command.amount, legs)
+    effective_at = record.recorded_at if command.effective_at is None else to_micros(command.effective_at)
+    return refusal or _resolve(book, target, legs, record, effective_at)
+
+
+def _capture_in_part(amount: str, legs: Legs) -> Refusal | None:
+    code = _amount_refusal(amount, legs[0].account.exponent)
+    if code is not None: return Refusal(code, "amount")
+    part = money.to_minor(amount, legs[0].account.exponent)
+    if part > legs[0].posted: return Refusal("capture_exceeds_pending", "amount")
+    legs[:] = [Leg(leg.account, leg.direction, part, leg.held) for leg in legs]
+    return None
+
+
+def _release(book: Book, command: VoidPending, record: Record) -> Refusal | None:
+    target = _find_target(book, command.transaction_id, record)
+    refusal = _long_description(command.description) or _pending_refusal(target, None)
+    if target is None or refusal is not None:
+        return refusal
+    return _resolve(book, target, _releases(book, target), record, record.recorded_at)
+
+
+def _expire(book: Book, command: ExpirePending, record: Record) -> Refusal | None:
+    target = _find_target(book, command.transaction_id, record)
+    refusal = _pending_refusal(target, None)
+    if target is None or refusal is not None:
+        return refusal
+    if target.expires_at is None or target.expires_at > record.recorded_at:
+        return Refusal("not_expired", "transaction_id")
+    return _resolve(book, target, _releases(book, target), record, record.recorded_at)
+
+
+def _reverse(book: Book, command: ReverseTransaction, record: Record) -> Refusal | None:
+    target = _find_target(book, command.transaction_id, record)
+    refusal = _long_description(command.description) or _reversal_refusal(target)
+    if target is None or refusal is not None:
+        return refusal
+    legs = [Leg(book.by_number[no], -direction, posted, 0) for no, direction, posted in target.lines]
+    effective_at = record.recorded_at if command.effective_at is None else to_micros(command.effective_at)
+    return _closed_or_frozen(legs) or _resolve(book, target, legs, record, effective_at)
+
+
+def _find_target(book: Book, transaction_id: str, record: Record) -> Target | None:
+    locator = ids.parse("txn", transaction_id)
+    target = book.targets.get(locator.number) if locator is not None else None
+    # The number alone could be guessed; the whole id was given to somebody.
+    if target is None or target.transaction_id != transaction_id:
+        return None
+    record.target = target.seq
+    return target
+
+
+def _pending_refusal(target: Target | None, at: int | None) -> Refusal | None:
+    code = _pending_code(target, at)
+    return None if code is None else Refusal(code, "transaction_id")
+
+
+def _pending_code(target: Target | None, at: int | None) -> str | None:
+    if target is None: return "transaction_unknown"
+    if target.kind != "hold": return "not_pending"
+    if target.resolved_by == "capture": return "already_posted"
+    if target.resolved_by == "void": return "already_voided"
+    if target.resolved_by == "expire": return "already_expired"
+    # Past its timeout a hold is over, whether or not the sweeper has come by yet.
+    if at is not None and target.expires_at is not None and target.expires_at <= at: return "already_expired"
+    return None
+
+
+def _reversal_refusal(target: Target | None) -> Refusal | None:
+    if target is None: return Refusal("transaction_unknown", "transaction_id")
+    if target.kind not in ("post", "capture"): return Refusal("not_reversible", "transaction_id")
+    if target.resolved_by is not None: return Refusal("already_reversed", "transaction_id")
+    return None
+
+
+def _releases(book: Book, target: Target) -> Legs:
+    # A hold is released even on a frozen account: nothing is taken from anybody by giving back.
+    return [Leg(book.by_number[no], direction, 0, -held) for no, direction, held in target.lines]
+
+
+def _closed_or_frozen(legs: Legs) -> Refusal | None:
+    for status in ("closed", "frozen"):
+        for index, leg in enumerate(legs):
+            if leg.account.status == status:
+                return Refusal(f"account_{status}", f"entries[{index}]")
+    return None
+
+
+def _resolve(book: Book, target: Target, legs: Legs, record: Record, effective_at: int) -> Refusal | None:
+    refusal = _book_legs(book, legs, record, effective_at)
+    if refusal is None:
+        target.resolved_by = record.kind
+    return refusal
+
+
+def _release_target(book: Book, record: Record) -> None:
+    """A refused group leaves the transactions it named unresolved, unless somebody before it resolved them."""
+    target = None if record.target is None else book.targets.get(record.target)
+    if target is not None and record.code == "group_refused" and target.resolved_by == record.kind:
+        target.resolved_by = None
+
+
+# --- accounts and assets ---------------------------------------------------------------------------
+
+
+def _open_account(book: Book, command: OpenAccount, record: Record) -> Refusal | None:
+    exponent = book.exponent_of(command.currency)
+    if _longer(command.external_reference, MAX_REFERENCE): return Refusal("field_too_long", "external_reference")
+    if _metadata_length(command.metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
+    if exponent is None: return Refusal("currency_unknown", "currency")
+    if book.references.get(command.external_reference or ""):
+        return Refusal("external_reference_taken", "external_reference")
+    limits = _read_limits(command.overdraft_limit, command.upper_limit, exponent)
+    if isinstance(limits, Refusal):
+        return limits
+    book.account_no += 1
+    normal = DEBIT if command.kind in ("asset", "expense") else CREDIT
+    account = Account(
+        book.ledger_no, book.account_no, record.seq, record.recorded_at, command.currency, exponent,
+        command.kind, normal, "open", limits[0], limits[1], command.external_reference, command.metadata,
+    )  # fmt: skip
+    book.add(account)
+    record.account = structs.replace(account)
+    if command.external_reference is not None:
+        book.references[command.external_reference] = True
+    return None
+
+
+def _change_account(book: Book, command: ChangeAccount, record: Record) -> Refusal | None:
+    account = book.accounts.get(command.account_id)
+    if account is None: return Refusal("account_unknown", "account_id")
+    if account.status == "closed": return Refusal("account_closed", "account_id")
+    metadata = account.metadata if command.metadata is UNSET else command.metadata
+    if _metadata_length(metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
+    limits = _changed_limits(account, command)
+    if isinstance(limits, Refusal):
+        return limits
+    floor, ceiling = limits
+    if floor is not None and account.available < floor: return Refusal("limit_in_use", "overdraft_limit")
+    if ceiling is not None and account.expected > ceiling: return Refusal("limit_in_use", "upper_limit")
+    if command.status == "closed" and not _is_empty(account): return Refusal("account_not_empty", "status")
+    account.floor, account.ceiling = floor, ceiling
+    account.metadata = metadata
+    account.status = account.status if command.status is UNSET else command.status
+    record.account = structs.replace(account)
+    return None
+
+
+def _declare_asset(book: Book, command: DeclareAsset, record: Record) -> Refusal | None:
+    declared = (book.assets or {}).get(command.code)
+    if not 1 <= len(command.code) <= 20 or not command.code.isascii(): return Refusal("field_too_long", "code")
+    if money.exponent_of(command.code) is not None: return Refusal("asset_conflict", "code")
+    if declared is not None and declared != command.exponent: return Refusal("asset_conflict", "exponent")
+    book.assets = {**(book.assets or {}), command.code: command.exponent}
+    return None
+
+
+Limits = tuple[int | None, int | None]
+
+
+def _read_limits(overdraft: str | None, upper: str | None, exponent: int) -> Limits | Refusal:
+    """Floor and ceiling in minor units; a limit may be zero, never negative."""
+    read: list[int | None] = []
+    for param, text in (("overdraft_limit", overdraft), ("upper_limit", upper)):
+        code = None if text is None else _amount_refusal(text, exponent)
+        if text is not None and (code not in (None, "amount_not_positive") or text.startswith("-")):
+            return Refusal(code or "amount_malformed", param)
+        read.append(None if text is None else money.to_minor(text, exponent))
+    return (None if read[0] is None else -read[0], read[1])
+
+
+def _changed_limits(account: Account, command: ChangeAccount) -> Limits | Refusal:
+    overdraft = None if command.overdraft_limit is UNSET else command.overdraft_limit
+    upper = None if command.upper_limit is UNSET else command.upper_limit
+    limits = _read_limits(overdraft, upper, account.exponent)
+    if isinstance(limits, Refusal):
+        return limits
+    floor = account.floor if command.overdraft_limit is UNSET else limits[0]
+    ceiling = account.ceiling if command.upper_limit is UNSET else limits[1]
+    return floor, ceiling
+
+
+def _is_empty(account: Account) -> bool:
+    return account.balance == 0 and account.pending_debits == 0 and account.pending_credits == 0
+
+
+def _longer(text: str | None, limit: int) -> bool:
+    return text is not None and len(text) > limit
+
+
+def _long_description(text: str | None) -> Refusal | None:
+    return Refusal("field_too_long", "description") if _longer(text, MAX_DESCRIPTION) else None
+
+
+def _metadata_length(metadata: Metadata | None) -> int:
+    return sum(len(name) + len(value) for name, value in metadata.items()) if metadata else 0
+
+
+_KINDS: Final[dict[type, RecordKind]] = {
+    PostPending: "capture",
+    VoidPending: "void",
+    ExpirePending: "expire",
+    ReverseTransaction: "reverse",
+    OpenAccount: "open_account",
+    ChangeAccount: "change_account",
+    DeclareAsset: "declare_asset",
+}
+_DECIDERS: Final[dict[type, Callable[[Book, Any, Record], Refusal | None]]] = {
+    PostTransaction: _post,
+    PostPending: _capture,
+    VoidPending: _release,
+    ExpirePending: _expire,
+    ReverseTransaction: _reverse,
+    OpenAccount: _open_account,
+    ChangeAccount: _change_account,
+    DeclareAsset: _declare_asset,
+}

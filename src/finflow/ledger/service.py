@@ -1,0 +1,267 @@
+"""The shell of the ledger: one door for commands, one for reads. Owns the writers, one per ledger."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import asyncpg
+
+from finflow.db.pool import acquired
+from finflow.kernel import ids
+from finflow.kernel.clock import Clock, system_clock, to_micros
+from finflow.kernel.errors import FinFlowError
+from finflow.ledger import directory, queries, store, views
+from finflow.ledger.book import Account, Record
+from finflow.ledger.commands import ExpirePending, Request
+from finflow.ledger.writer import LedgerWriter
+
+log = logging.getLogger(__name__)
+
+MAX_LABELS: Final = 100_000
+MAX_PAGE: Final = 1_000
+SWEEP_EVERY_S: Final = 1.0
+SWEEP_BATCH: Final = 1_000
+# Clocks of several machines differ: a sweep looks a day back again, which the index makes cheap.
+SWEEP_OVERLAP_US: Final = 86_400_000_000
+_ALL_VERSIONS: Final = 1 << 62
+
+
+class LedgerService:
+    """Everything that can be done with ledgers. Ids in and views out, except on the batch path.
+
+    Unknown ids raise resource_unknown, ledger_unknown or tenant_unknown; refused commands are records
+    with a code, not exceptions; see LedgerWriter.submit for what the database can do.
+    """
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", clock: Clock = system_clock) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._writers: dict[int, LedgerWriter] = {}
+        # A ledger's row never changes, nor does what a label holds: caches that cannot be stale.
+        self._by_number: dict[int, views.LedgerView] = {}
+        self._labels: dict[ids.Locator, views.Label] = {}
+        self._swept: dict[int, int] = {}
+
+    # --- tenants and ledgers ---
+
+    async def create_tenant(self, name: str) -> views.TenantView:
+        async with acquired(self._pool) as connection:
+            return await directory.add_tenant(connection, name, self._clock())
+
+    async def create_ledger(self, tenant_id: str, name: str) -> views.LedgerView:
+        async with acquired(self._pool) as connection, connection.transaction():
+            return await directory.add_ledger(connection, tenant_id, name, self._clock())
+
+    async def ledgers(self) -> list[views.LedgerView]:
+        async with acquired(self._pool) as connection:
+            return await directory.read_ledgers(connection)
+
+    async def ledger(self, ledger_id: str) -> views.LedgerView:
+        """One ledger. Raises ledger_unknown."""
+        known = await self._ledger_of(_locate("led", ledger_id, "ledger_unknown").ledger_no)
+        if known.ledger_id != ledger_id:
+            raise FinFlowError("ledger_unknown", f"no ledger {ledger_id}")
+        return known
+
+    # --- commands ---
+
+    async def submit(self, ledger_id: str, requests: list[Request], atomic: bool = False) -> list[Record]:
+        """Decide requests in order and make them durable; one record each. `atomic`: all or nothing."""
+        ledger_no = await self._ledger_no(ledger_id)
+        writer = self._writers.get(ledger_no)
+        if writer is None:
+            writer = self._writers[ledger_no] = LedgerWriter(self._pool, ledger_no, self._clock)
+        return await writer.submit(requests, atomic)
+
+    async def show(self, ledger_id: str, record: Record) -> views.TransactionView:
+        """An accepted transaction record as it was booked: the same answer, first time and replayed."""
+        ledger_no = _locate("led", ledger_id, "ledger_unknown").ledger_no
+        labels = await self._labels_of(ledger_no, [record])
+        target = None
+        if record.target is not None:
+            async with acquired(self._pool) as connection:
+                [target] = await store.find_by_seq(connection, ledger_no, [record.target])
+        return views.show_transaction(record, ledger_no, ledger_id, labels, target)
+
+    async def expire_due(self, ledger_id: str) -> int:
+        """Release the holds of one ledger whose time is over; how many were. Safe from several processes."""
+        ledger_no = _locate("led", ledger_id, "ledger_unknown").ledger_no
+        since, now = self._swept.get(ledger_no, 0), self._clock()
+        async with acquired(self._pool) as connection:
+            due = await queries.read_expiring(connection, ledger_no, since, now, SWEEP_BATCH)
+        requests = [
+            # No client can send this key: the API takes printable ASCII only.
+            Request(f"§expire:{row['seq']}", ExpirePending(_transaction_id(ledger_no, row)), "finflow:sweeper")
+            for row in due
+        ]
+        records = await self.submit(ledger_id, requests) if requests else []
+        if len(due) < SWEEP_BATCH:
+            self._swept[ledger_no] = max(since, now - SWEEP_OVERLAP_US)
+        return sum(record.code is None for record in records)
+
+    async def sweep(self) -> None:
+        """Release expired holds of all ledgers, once a second, until cancelled."""
+        while True:
+            try:
+                for ledger in await self.ledgers():
+                    await self.expire_due(ledger.ledger_id)
+            except FinFlowError as error:
+                log.warning("sweep of expired holds failed", extra={"error": repr(error)})
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    async def close(self) -> None:
+        """Write what is queued, then stop."""
+        await asyncio.gather(*(writer.close() for writer in self._writers.values()))
+
+    # --- reads ---
+
+    async def account(self, account_id: str) -> Account:
+        """An account with its newest totals."""
+        account, _ = await self._read_account(account_id, queries.read_account)
+        return account
+
+    async def accounts(self, ledger_id: str, after: str | None, limit: int) -> list[Account]:
+        """A page of accounts in the order of their opening, after the account `after`."""
+        ledger_no = await self._ledger_no(ledger_id)
+        start = 0 if after is None else _locate("acc", after, "resource_unknown").number
+        async with acquired(self._pool) as connection:
+            return await queries.read_accounts(connection, ledger_no, start, min(limit, MAX_PAGE))
+
+    async def accounts_by_reference(self, ledger_id: str, external_reference: str) -> list[Account]:
+        """The account with this external reference, or none."""
+        ledger_no = await self._ledger_no(ledger_id)
+        async with acquired(self._pool) as connection:
+            return await queries.read_account_by_reference(connection, ledger_no, external_reference)
+
+    async def balance(
+        self, account_id: str, at_seq: int | None = None, as_of: int | None = None, effective_at: int | None = None
+    ) -> views.BalanceView:
+        """Totals now, after `at_seq`, as booked by `as_of`, or by value date `effective_at` (microseconds)."""
+        read = queries.read_account
+        if at_seq is not None:
+            read = partial(queries.read_account_at_seq, seq=at_seq)
+        elif as_of is not None:
+            read = partial(queries.read_account_at_time, at=as_of)
+        elif effective_at is not None:
+            read = partial(queries.read_account_at_value_date, at=effective_at)
+        return views.show_balance(*await self._read_account(account_id, read))
+
+    async def _read_account(self, account_id: str, read: "ReadAccount") -> tuple[Account, int]:
+        place = _locate("acc", account_id, "resource_unknown")
+        async with acquired(self._pool) as connection:
+            found = await read(connection, place.ledger_no, place.number)
+        if found is None or found[0].account_id != account_id:
+            raise FinFlowError("resource_unknown", f"no account {account_id}")
+        return found
+
+    async def entries(self, account_id: str, before: int | None, limit: int) -> list[views.EntryView]:
+        """Entries of an account, newest first, with versions below `before`."""
+        label = await self._label(account_id)
+        place = _locate("acc", account_id, "resource_unknown")
+        async with acquired(self._pool) as connection:
+            rows = await queries.read_entries(connection, *place, before or _ALL_VERSIONS, min(limit, MAX_PAGE))
+        return [views.show_entry(entry, kind, at, place.ledger_no, label) for entry, kind, at in rows]
+
+    async def transaction(self, transaction_id: str) -> views.TransactionView:
+        """A transaction with what became of it since."""
+        place = _locate("txn", transaction_id, "resource_unknown")
+        async with acquired(self._pool) as connection:
+            found = await queries.read_with_relatives(connection, place.ledger_no, [place.number], [place.number])
+        record = next((r for r in found if r.seq == place.number), None)
+        if record is None or not record.entries or record.transaction_id(place.ledger_no) != transaction_id:
+            raise FinFlowError("resource_unknown", f"no transaction {transaction_id}")
+        return (await self._show_all(place.ledger_no, [record]))[0]
+
+    async def transactions(
+        self, ledger_id: str, after_seq: int, limit: int, reference: str | None = None
+    ) -> list[views.TransactionView]:
+        """A page of accepted transactions in journal order, with what became of them since."""
+        ledger_no = await self._ledger_no(ledger_id)
+        async with acquired(self._pool) as connection:
+            records = await queries.read_transactions(
+                connection, ledger_no, after_seq, min(limit, MAX_PAGE), reference
+            )
+        return await self._show_all(ledger_no, records)
+
+    async def journal(self, ledger_id: str, after_seq: int, limit: int) -> list[Record]:
+        """The journal from a cursor on, refusals included."""
+        ledger_no = await self._ledger_no(ledger_id)
+        async with acquired(self._pool) as connection:
+            return await queries.read_journal(connection, ledger_no, after_seq, min(limit, MAX_PAGE))
+
+    async def trial_balance(self, ledger_id: str) -> views.TrialBalanceView:
+        """Debits and credits of every currency, in one snapshot."""
+        ledger_no = await self._ledger_no(ledger_id)
+        async with acquired(self._pool) as connection:
+            rows = await queries.read_trial_balance(connection, ledger_no)
+        return views.show_trial_balance(ledger_id, rows)
+
+    # --- what views need ---
+
+    async def _show_all(self, ledger_no: int, records: Sequence[Record]) -> list[views.TransactionView]:
+        labels = await self._labels_of(ledger_no, records)
+        named = sorted({record.target for record in records if record.target is not None})
+        seqs = [record.seq for record in records]
+        async with acquired(self._pool) as connection:
+            relatives = await queries.read_with_relatives(connection, ledger_no, named, seqs)
+        targets = {record.seq: record for record in relatives}
+        resolutions = {record.target: record for record in relatives if record.target in seqs}
+        ledger = await self._ledger_of(ledger_no)
+        return [
+            views.show_transaction(
+                record, ledger_no, ledger.ledger_id, labels, targets.get(record.target or 0), resolutions.get(record.seq)
+            )
+            for record in records
+        ]
+
+    async def _ledger_no(self, ledger_id: str) -> int:
+        await self.ledger(ledger_id)
+        return _locate("led", ledger_id, "ledger_unknown").ledger_no
+
+    async def _ledger_of(self, ledger_no: int) -> views.LedgerView:
+        known = self._by_number.get(ledger_no)
+        if known is None:
+            async with acquired(self._pool) as connection:
+                known = await directory.read_ledger(connection, ledger_no)
+            if known is None:
+                raise FinFlowError("ledger_unknown", f"no ledger number {ledger_no}")
+            self._by_number[ledger_no] = known
+        return known
+
+    async def _label(self, account_id: str) -> views.Label:
+        place = _locate("acc", account_id, "resource_unknown")
+        known = self._labels.get(place)
+        if known is None or known.account_id != account_id:
+            known = self._remember(place, await self.account(account_id))
+        return known
+
+    async def _labels_of(self, ledger_no: int, records: Sequence[Record]) -> dict[int, views.Label]:
+        numbers = {entry.account_no for record in records for entry in record.entries}
+        missing = [no for no in numbers if (ledger_no, no) not in self._labels]
+        if missing:
+            async with acquired(self._pool) as connection:
+                for account in await store.find_accounts(connection, ledger_no, missing):
+                    self._remember(ids.Locator(ledger_no, account.account_no), account)
+        return {no: self._labels[ids.Locator(ledger_no, no)] for no in numbers}
+
+    def _remember(self, place: ids.Locator, account: Account) -> views.Label:
+        if len(self._labels) > MAX_LABELS:
+            self._labels.clear()
+        label = self._labels[place] = views.label_of(account)
+        return label
+
+
+ReadAccount = Callable[[store.Connection, int, int], Awaitable[tuple[Account, int] | None]]
+
+
+def _locate(prefix: str, text: str, code: str) -> ids.Locator:
+    locator = ids.parse(prefix, text)
+    if locator is None:
+        raise FinFlowError(code, f"{text[:40]!r} is not an id of this kind")
+    return locator
+
+
+def _transaction_id(ledger_no: int, row: Any) -> str:
+    return ids.mint("txn", to_micros(row["recorded_at"]), ledger_no, row["seq"])
