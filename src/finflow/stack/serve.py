@@ -1,0 +1,52 @@
+"""One API worker: `python -P -m finflow.stack.serve TARGET HOST PORT`, an ASGI application under granian.
+
+Several of these share one port (SO_REUSEPORT) and know nothing of each other: whoever starts them starts
+another where one has died. Granian's own respawning is not used, because it gives the whole server up
+when one worker dies twice within seconds. Settings and secrets come by the environment, never by argv.
+"""
+
+import importlib
+import signal
+import sys
+from typing import Any, Final
+
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces, Loops
+from granian.log import LogLevels
+
+from finflow.stack.enter import die_with_parent
+
+_BACKLOG: Final = 4096
+# Requests that one worker works at; further ones wait in the backlog.
+_BACKPRESSURE: Final = 1024
+_STOP_TIMEOUT_S: Final = 20
+
+
+def load(target: str) -> Any:
+    """The ASGI application of "package.module:name". Runs in the worker, which ends when granian does."""
+    die_with_parent(signal.SIGTERM)
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def main(target: str, host: str, port: str) -> None:
+    """Serves until SIGTERM or SIGINT; exits 1 when the worker dies by itself."""
+    Granian(
+        target,
+        address=host,
+        port=int(port),
+        interface=Interfaces.ASGI,
+        loop=Loops.uvloop,
+        http=HTTPModes.http1,
+        websockets=False,
+        workers=1,
+        backlog=_BACKLOG,
+        backpressure=_BACKPRESSURE,
+        log_level=LogLevels.warning,
+        respawn_failed_workers=False,
+        workers_kill_timeout=_STOP_TIMEOUT_S,
+    ).serve(target_loader=load)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

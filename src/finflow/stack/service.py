@@ -1,0 +1,189 @@
+"""The whole of it: a database, its schema, the API on top; started, kept running, stopped.
+
+async with running(StackSettings(data=Path("/srv/finflow"), workers=2)) as stack:
+    print(stack.url, stack.database_url, stack.worker_pids)
+    await stack.broken()
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from finflow.db.migrations import migrate
+from finflow.db.pool import check_version, connect
+from finflow.kernel.errors import FinFlowError
+from finflow.stack import ports
+from finflow.stack.fleet import Fleet
+from finflow.stack.folder import DataFolder, State
+from finflow.stack.postgres import EmbeddedPostgres
+from finflow.stack.processes import Process, identify
+from finflow.telemetry.redaction import redact
+
+_log = logging.getLogger(__name__)
+
+
+class StackSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run. Without `database_url` an embedded PostgreSQL runs in the data folder.
+
+    `port` None means the default port, or a free one where that is taken; `environment` is added to the
+    workers'; `durable=False` is for tests of things other than durability.
+    """
+
+    data: Path
+    workers: int = 2
+    host: str = "127.0.0.1"
+    port: int | None = None
+    database_url: str | None = None
+    target: str = "finflow.api.asgi:application"
+    environment: Mapping[str, str] = {}
+    durable: bool = True
+
+
+class Stack:
+    """What runs, while it runs. Made by `running()`."""
+
+    def __init__(self, settings: StackSettings, folder: DataFolder) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.postgres: EmbeddedPostgres | None = None
+        self.fleet: Fleet | None = None
+        self.migrations: list[str] = []
+        self.database_url = settings.database_url or ""
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the API answers."""
+        assert self.fleet is not None, "the stack was not started"
+        return self.fleet.url
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The processes that answer requests."""
+        return self.fleet.worker_pids if self.fleet else []
+
+    @property
+    def postgres_process(self) -> Process | None:
+        """The embedded server's first process, or None where another server is used."""
+        return self.postgres.process if self.postgres else None
+
+    async def broken(self) -> None:
+        """Waits for as long as the stack keeps itself running, and raises what ended that."""
+        await (self._keeper or asyncio.get_running_loop().create_future())
+
+    async def start_database(self) -> None:
+        """Starts the embedded server or checks the given one, and migrates its schema."""
+        if self.settings.database_url is None:
+            self.postgres = EmbeddedPostgres(self.folder, durable=self.settings.durable)
+            await self.postgres.start()
+            self.database_url = self.postgres.url()
+        connection = await connect(self.database_url, application_name="finflow up", command_timeout_s=None)
+        try:
+            await check_version(connection)
+            self.migrations = await migrate(connection)
+        finally:
+            await connection.close(timeout=5)
+
+    async def stop_database(self) -> None:
+        """Stops the embedded server, if there is one."""
+        if self._keeper:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self.postgres:
+            await self.postgres.stop()
+
+    async def start_api(self) -> None:
+        """Starts the workers; returns when they are ready."""
+        bound = ports.reserve(self.settings.host, self.settings.port)
+        environment = {**self.settings.environment, "FINFLOW_DATABASE_URL": self.database_url}
+        self.fleet = Fleet(
+            self.settings.target,
+            bound,
+            self.settings.workers,
+            environment,
+            self.folder.logs / "api.log",
+            self.write_state,
+        )
+        self._bound = bound
+        await self.fleet.start()
+        if self.postgres:
+            self._keeper = asyncio.create_task(self._keep_postgres(self.postgres))
+
+    async def stop_api(self) -> None:
+        """Stops the workers and gives the port back."""
+        if self.fleet:
+            await self.fleet.stop()
+            self._bound.close()
+
+    def write_state(self) -> None:
+        """Says in the data folder what runs now."""
+        up = identify(os.getpid())
+        assert up is not None, "this process runs"
+        assert self.fleet is not None, "the workers come last"
+        state = State(up, self.url, redact(self.database_url), self.postgres_process, self.fleet.processes)
+        self.folder.write_state(state)
+
+    async def _keep_postgres(self, postgres: EmbeddedPostgres) -> None:
+        """Starts the server again whenever somebody kills it; the workers reconnect by themselves."""
+        while True:
+            status = await postgres.exited()
+            _log.error("postgres ended", extra={"status": status})
+            await postgres.start()
+            self.write_state()
+
+
+@asynccontextmanager
+async def running(settings: StackSettings) -> AsyncIterator[Stack]:
+    """Starts everything, yields when it is ready, and stops everything at the end of the block.
+
+    Call it from the thread that lives longest (the main one): the kernel ends the children with it.
+    Raises stack_running, port_taken, database_full, data_unusable, postgres_*, migration_*, service_failed.
+    """
+    folder = DataFolder(settings.data)
+    folder.create()
+    if not folder.lock():
+        raise already_running(folder)
+    stack = Stack(settings, folder)
+    async with AsyncExitStack() as undo:
+        undo.callback(folder.unlock)
+        undo.callback(folder.clear_state)
+        undo.push_async_callback(stack.stop_database)
+        await stack.start_database()
+        undo.push_async_callback(stack.stop_api)
+        await stack.start_api()
+        yield stack
+
+
+@asynccontextmanager
+async def database(data: Path, url: str | None = None) -> AsyncIterator[str]:
+    """The URL of the given database, or of the data folder's embedded one, started for this block alone.
+
+    Raises stack_running where another process runs on the folder, and what `running()` raises.
+    """
+    if url is not None:
+        yield url
+        return
+    folder = DataFolder(data)
+    folder.create()
+    if not folder.lock():
+        raise already_running(folder)
+    server = EmbeddedPostgres(folder)
+    try:
+        await server.start()
+        yield server.url()
+    finally:
+        await server.stop()
+        folder.unlock()
+
+
+def already_running(folder: DataFolder) -> FinFlowError:
+    """The stack_running error that names who runs there."""
+    state = folder.read_state()
+    if state is None:
+        return FinFlowError("stack_running", f"{folder.root} is being started or stopped right now.")
+    return FinFlowError("stack_running", f"Process {state.up.pid} runs on {folder.root} at {state.url}.")
