@@ -1,0 +1,1 @@
+"""Benchmarks: one file per promise of the README; each measures its own limit in the same run."""
