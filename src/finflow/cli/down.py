@@ -46,6 +46,6 @@ async def _end_orphans(folder: DataFolder) -> int:
     if not folder.lock():
         raise FinFlowError("stack_running", f"{folder.root} is being started or stopped right now.")
     try:
-        return await end_orphans(folder.postgres)
+        return await end_orphans(folder)
     finally:
         folder.unlock()

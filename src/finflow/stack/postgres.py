@@ -76,7 +76,7 @@ class EmbeddedPostgres:
         self._identity = identity
         children.check_reachable(identity, self.folder.root)
         children.hand_over(identity, self.folder.root)
-        await end_orphans(self.folder.postgres)
+        await end_orphans(self.folder)
         if not (self.folder.postgres / "PG_VERSION").exists():
             await self._initialise(identity)
         self._write_configuration(identity)
