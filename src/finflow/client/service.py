@@ -122,8 +122,8 @@ class Client:
     async def post(self, ledger_id: str, transaction: NewTransaction) -> Transaction:
         """Post one transaction under its key; a refusal is raised with its code."""
         body: dict[str, object] = {"ledger_id": ledger_id} | msgspec.to_builtins(transaction)
-        body.pop("idempotency_key")
-        return await self._send("POST", "/v1/transactions", Transaction, body, key=transaction.idempotency_key)
+        key = str(body.pop("idempotency_key"))
+        return await self._send("POST", "/v1/transactions", Transaction, body, key=key)
 
     async def post_batch(self, ledger_id: str, transactions: Sequence[NewTransaction]) -> list[BatchResult]:
         """Post independent transactions in order, each under its key; one result each, in the same order."""
@@ -177,7 +177,8 @@ class Client:
         repeatable: bool,
     ) -> bytes | tuple[FinFlowError, bool]:
         """The body of a success, or the error and whether another attempt is worth it."""
-        assert self._session is not None, "use the client in `async with`"
+        if self._session is None:
+            raise RuntimeError("use the client in `async with`")
         try:
             async with self._session.request(
                 method, self._url + path, headers=headers, data=data, params=query
