@@ -1,0 +1,83 @@
+# Everything a newcomer needs: `make demo`, `make test`. `make help` lists the rest.
+# PYTHON chooses the interpreter that the environment is made with (3.11 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# Containers often run as root with nothing else in them; pip's advice is for people's own machines.
+export PIP_ROOT_USER_ACTION := ignore
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+TEST_FOLDERS := $(wildcard tests/unit tests/integration tests/migration tests/house)
+BENCHES := $(basename $(notdir $(wildcard bench/ledger.py bench/http.py bench/reads.py)))
+UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	pyproject.toml requirements/build.in --extra local
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint e2e bench bench-short docs lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/run.stamp ## Replay a real bank's history over HTTP, check every balance, stay up until Ctrl-C
+	@$(BIN)/finflow demo
+
+test: $(VENV)/dev.stamp ## Run the unit, integration, migration and house tests
+	@$(BIN)/python -m pytest -q $(TEST_FOLDERS)
+
+check: lint test ## Lint, then test: what a change must pass
+
+lint: $(VENV)/dev.stamp ## Check style, format, types and the floors of the house
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+e2e: $(VENV)/dev.stamp ## Run the end-to-end tests: the command, started, killed and started again
+	@$(BIN)/python -m pytest -q tests/e2e
+
+bench: $(VENV)/run.stamp ## Measure what the README promises and keep the results
+	@set -e; for name in $(BENCHES); do $(BIN)/python -m bench.$$name --json --keep; done
+
+bench-short: $(VENV)/run.stamp ## Run every benchmark once, small: shows that they work
+	@set -e; for name in $(BENCHES); do $(BIN)/python -m bench.$$name --json --short; done
+
+docs: $(VENV)/docs.stamp ## Build the documentation site into site/
+	@$(BIN)/mkdocs build --strict --quiet
+
+lock: $(VENV)/python.stamp ## Lock the dependencies anew into requirements/*.txt
+	@$(BIN)/python -m pip install --quiet uv
+	@$(UV_COMPILE) --output-file requirements/run.txt
+	@$(UV_COMPILE) --group dev --output-file requirements/dev.txt --constraint requirements/run.txt
+	@$(UV_COMPILE) --group docs --output-file requirements/docs.txt --constraint requirements/run.txt
+
+clean: ## Remove the environment and everything that was built
+	rm -rf $(VENV) site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is younger than what it was made from, so a second `make` installs nothing.
+$(VENV)/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "FinFlow needs Python 3.11 or newer, and \`$(PYTHON)\` is not: make PYTHON=/path/to/python3.11 ..." >&2; \
+		exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+define install
+	@echo "Installing requirements/$(1).txt ..."
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/$(1).txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(VENV)/$(1).stamp
+endef
+
+$(VENV)/run.stamp: requirements/run.txt pyproject.toml | $(VENV)/python.stamp
+	$(call install,run)
+
+$(VENV)/dev.stamp: requirements/dev.txt pyproject.toml | $(VENV)/python.stamp
+	$(call install,dev)
+	@touch $(VENV)/run.stamp
+
+$(VENV)/docs.stamp: requirements/docs.txt pyproject.toml | $(VENV)/python.stamp
+	$(call install,docs)
