@@ -20,6 +20,12 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "down": ("finflow.cli.down:down", "Stop what `finflow up` started."),
     "migrate": ("finflow.cli.migrate:migrate", "Bring the database's schema up to date."),
+    "import": (
+        "finflow.cli.import_:import_",
+        "Import bank history from a CSV file; a second run posts nothing twice.",
+    ),
+    "generate": ("finflow.cli.generate:generate", "Write a realistic bank history made from a seed."),
+    "demo": ("finflow.cli.demo:demo", "Replay a bank's history over HTTP and check every balance."),
 }
 _INTERRUPTED: Final = 130
 

@@ -65,7 +65,7 @@ def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 class Importer:
-    """Imports one file into one ledger. `on_fault` gets every bad line, `on_posted` the rows of each batch."""
+    """Imports one file into one ledger. `on_fault` gets bad lines, `on_posted` the size of each batch."""
 
     def __init__(
         self,
@@ -75,6 +75,7 @@ class Importer:
         *,
         batch_size: int = DEFAULT_BATCH,
         verify: bool = False,
+        max_rows: int | None = None,
         on_fault: Callable[[LineFault], None] = lambda fault: None,
         on_posted: Callable[[int], None] = lambda rows: None,
     ) -> None:
@@ -83,6 +84,8 @@ class Importer:
         self._mapping = mapping
         self._batch_size = batch_size
         self._verify = verify and mapping.balance is not None
+        # Counted in posting order, so that a shortened history ends where its balances still follow.
+        self._max_rows = max_rows
         self._on_fault = on_fault
         self._on_posted = on_posted
         self._account_ids: dict[AccountSpec, str] = {}
@@ -102,7 +105,7 @@ class Importer:
         return self.report
 
     async def _post_all(self, lines: Iterable[bytes], expected: ExpectedBalances) -> None:
-        """One batch is on its way while the next one is read; never two, since their order is the history's."""
+        """One batch is on its way while the next is read; never two, since order is history."""
         on_its_way: asyncio.Task[None] | None = None
         try:
             for batch in self._batches(lines):
@@ -121,6 +124,8 @@ class Importer:
     def _batches(self, lines: Iterable[bytes]) -> Iterator[list[Planned]]:
         batch: list[Planned] = []
         for item in lines_to_plans(lines, self._mapping):
+            if self.report.rows == self._max_rows:
+                break
             if isinstance(item, Fault):
                 self._count_fault(item)
                 continue
