@@ -1,15 +1,21 @@
 """The composition root: reads the configuration, the only place that does, and builds what runs from it."""
 
+import asyncio
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from finflow.kernel.errors import FinFlowError
 from finflow.telemetry.redaction import redact
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from finflow.ledger.service import LedgerService
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -164,3 +170,41 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
         environment={"FINFLOW_DATA": str(config.data), "FINFLOW_LOG_LEVEL": config.log_level},
     )
     return service.running(msgspec.structs.replace(settings, **overrides))
+
+
+class Services:
+    """What one API worker works with, while it runs. Made by `services()`."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", ledger: "LedgerService") -> None:
+        self._pool = pool
+        self.ledger = ledger
+
+    async def reachable(self, within_s: float) -> bool:
+        """Whether the database answers within so many seconds."""
+        from finflow.db.pool import acquired
+
+        try:
+            async with asyncio.timeout(within_s), acquired(self._pool) as connection:
+                return bool(await connection.fetchval("SELECT true"))
+        except (FinFlowError, TimeoutError):
+            return False
+
+
+@asynccontextmanager
+async def services(config: Config) -> AsyncIterator[Services]:
+    """Opens the pool and the ledger; at the end writes what is queued, then closes both.
+
+    Raises setting_malformed without a database URL, and database_unreachable.
+    """
+    from finflow.db.pool import open_pool  # here, because asking for the configuration must stay fast
+    from finflow.ledger.service import LedgerService
+
+    if config.database_url is None:
+        raise FinFlowError("setting_malformed", "FINFLOW_DATABASE_URL is not set.", "FINFLOW_DATABASE_URL")
+    pool = await open_pool(config.database_url, application_name="finflow api")
+    try:
+        ledger = LedgerService(pool)
+        yield Services(pool, ledger)
+        await ledger.close()
+    finally:
+        await pool.close()

@@ -17,6 +17,8 @@ _NUMBER_BITS = 38
 _VERSION_AND_VARIANT = (7 << 76) | (0b10 << 62)
 MAX_LEDGER_NO = (1 << 24) - 1
 MAX_NUMBER = (1 << _NUMBER_BITS) - 1
+# Accounts and tenants are numbered with 32 bits: a larger number was never given, and no query could take it.
+_LARGEST = {"acc": (1 << 31) - 1, "ten": (1 << 31) - 1}
 
 
 class Locator(NamedTuple):
@@ -43,7 +45,8 @@ def parse(prefix: str, text: str) -> Locator | None:
     if value is None or (value >> 76) & 0xF != 7 or (value >> 62) & 0b11 != 0b10:
         return None
     low = value & ((1 << 62) - 1)
-    return Locator(low >> _NUMBER_BITS, low & MAX_NUMBER)
+    number = low & MAX_NUMBER
+    return None if number > _LARGEST.get(prefix, MAX_NUMBER) else Locator(low >> _NUMBER_BITS, number)
 
 
 def _base32(value: int) -> str:

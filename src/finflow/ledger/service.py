@@ -65,6 +65,15 @@ class LedgerService:
             raise FinFlowError("ledger_unknown", f"no ledger {ledger_id}")
         return known
 
+    async def ledger_holding(self, prefix: str, resource_id: str) -> views.LedgerView:
+        """The ledger that an account's (`acc`) or a transaction's (`txn`) id points into. Raises resource_unknown."""
+        try:
+            return await self._ledger_of(_locate(prefix, resource_id, "resource_unknown").ledger_no)
+        except FinFlowError as error:
+            if error.kind.code != "ledger_unknown":
+                raise
+            raise FinFlowError("resource_unknown", f"no resource {resource_id}") from error
+
     # --- commands ---
 
     async def submit(self, ledger_id: str, requests: list[Request], atomic: bool = False) -> list[Record]:

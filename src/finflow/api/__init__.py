@@ -1,0 +1,1 @@
+"""HTTP and JSON: thin handlers that decode, ask the ledger, and encode."""

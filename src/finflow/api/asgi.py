@@ -1,0 +1,113 @@
+"""The application that a worker serves: routes, error handling, start-up and shutdown.
+
+`finflow.api.asgi:application` is made from the environment when it is first asked for.
+"""
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final
+
+from litestar import Litestar
+from litestar.openapi import OpenAPIConfig
+
+from finflow import __version__
+from finflow.api import accounts, batches, health, ledgers, openapi, state, transactions
+from finflow.api.decoding import BATCH_BODY_LIMIT
+from finflow.api.envelope import DEADLINE_S, Envelope
+from finflow.api.problems import on_error
+from finflow.api.state import Services
+from finflow.ledger.service import LedgerService
+
+log = logging.getLogger(__name__)
+
+SWEEP_AGAIN_S: Final = 5.0
+
+HANDLERS: Final = (
+    health.healthz,
+    health.readyz,
+    openapi.openapi_json,
+    ledgers.create_tenant,
+    ledgers.create_ledger,
+    ledgers.list_ledgers,
+    ledgers.read_ledger,
+    ledgers.read_trial_balance,
+    ledgers.declare_asset,
+    accounts.open_account,
+    accounts.change_account,
+    accounts.list_accounts,
+    accounts.read_account,
+    accounts.read_balance,
+    accounts.list_entries,
+    transactions.post_transaction,
+    transactions.post_pending,
+    transactions.void_pending,
+    transactions.reverse_transaction,
+    transactions.read_transaction,
+    transactions.list_transactions,
+    batches.post_batch,
+)
+
+OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
+
+
+def build(open_services: OpenServices, deadline_s: float = DEADLINE_S) -> Envelope:
+    """The ASGI application over these services, which are opened at start-up and closed at shutdown."""
+    app = Litestar(
+        list(HANDLERS),
+        lifespan=[_lifespan(open_services)],
+        exception_handlers={Exception: on_error},
+        logging_config=None,
+        openapi_config=OpenAPIConfig(
+            title="FinFlow", version=__version__, path="/openapi-pages", render_plugins=[]
+        ),
+        request_max_body_size=BATCH_BODY_LIMIT,
+    )
+    return Envelope(app, deadline_s)
+
+
+def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with open_services() as services:
+            state.put(app, services)
+            sweeper = asyncio.create_task(_sweep(services.ledger), name="sweep-expired-holds")
+            # What start-up made lives for ever: the collector need not look at it again.
+            gc.collect()
+            gc.freeze()
+            try:
+                yield
+            finally:
+                sweeper.cancel()
+                await asyncio.gather(sweeper, return_exceptions=True)
+
+    return lifespan
+
+
+async def _sweep(ledger: LedgerService) -> None:
+    """Release expired holds until cancelled, whatever a single sweep runs into."""
+    while True:
+        try:
+            await ledger.sweep()
+        except Exception:
+            log.exception("the sweep of expired holds broke off", extra={"again_in_s": SWEEP_AGAIN_S})
+        await asyncio.sleep(SWEEP_AGAIN_S)
+
+
+def from_environment() -> Envelope:
+    """The application that the FINFLOW_* variables describe. Raises setting_malformed."""
+    from finflow.app import Config, services
+    from finflow.telemetry import logs
+
+    config = Config.load()
+    logs.configure(config.log_level)
+    return build(lambda: services(config))
+
+
+def __getattr__(name: str) -> Any:
+    if name != "application":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = made = from_environment()
+    return made

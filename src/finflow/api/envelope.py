@@ -1,0 +1,60 @@
+"""What every request gets, whatever it asks: an id, a deadline, and a problem where all else fails."""
+
+import asyncio
+import itertools
+import logging
+import re
+import secrets
+from typing import Any, Final
+
+from finflow.api.problems import problem
+from finflow.kernel.errors import FinFlowError
+
+log = logging.getLogger(__name__)
+
+DEADLINE_S: Final = 30.0
+_SANE: Final = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+class Envelope:
+    """ASGI around the application: X-Request-Id in, or made; X-Request-Id out; `deadline_s` for all of it."""
+
+    def __init__(self, app: Any, deadline_s: float = DEADLINE_S) -> None:
+        self._app = app
+        self._deadline_s = deadline_s
+        # Unique among processes by its random head, among requests by its count; it is no secret.
+        self._head = f"req_{secrets.token_hex(8)}"
+        self._count = itertools.count(1)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = self._request_id(scope["headers"])
+        scope.setdefault("state", {})["request_id"] = request_id
+        header = (b"x-request-id", request_id.encode())
+        started = False
+
+        def send_with_id(message: Any) -> Any:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message["headers"], header]
+            return send(message)
+
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if started:
+                raise
+            code = "deadline_exceeded" if isinstance(error, TimeoutError) else "internal"
+            log.error("request failed", exc_info=error, extra={"request_id": request_id, "code": code})
+            await problem(FinFlowError(code), request_id)(scope, receive, send_with_id)
+
+    def _request_id(self, headers: Any) -> str:
+        for name, value in headers:
+            if name == b"x-request-id" and _SANE.fullmatch(value):
+                text: str = value.decode("ascii")
+                return text
+        return f"{self._head}{next(self._count):08x}"

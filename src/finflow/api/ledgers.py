@@ -1,0 +1,64 @@
+"""Tenants, their ledgers, and the assets that a ledger declares."""
+
+from typing import Final
+
+from litestar import get, post
+
+from finflow.api import outcomes
+from finflow.api.answers import Answer, created, ok
+from finflow.api.decoding import Body, HttpRequest, Query
+from finflow.api.idempotency import key_or_fresh
+from finflow.api.schemas import Asset, LedgerList, NewAsset, NewLedger, NewTenant, NoQuery
+from finflow.api.state import ledger_of
+from finflow.ledger.commands import DeclareAsset
+from finflow.ledger.views import LedgerView, TenantView, TrialBalanceView
+
+_TENANT: Final = Body(NewTenant)
+_LEDGER: Final = Body(NewLedger)
+_ASSET: Final = Body(NewAsset)
+_NOTHING: Final = Query(NoQuery)
+
+
+@post("/v1/tenants", opt={"takes": NewTenant, "gives": TenantView}, summary="Add a tenant")
+async def create_tenant(request: HttpRequest) -> Answer:
+    new = await _TENANT.read(request)
+    return created(await ledger_of(request).create_tenant(new.name))
+
+
+@post("/v1/ledgers", opt={"takes": NewLedger, "gives": LedgerView}, summary="Open a ledger")
+async def create_ledger(request: HttpRequest) -> Answer:
+    new = await _LEDGER.read(request)
+    return created(await ledger_of(request).create_ledger(new.tenant_id, new.name))
+
+
+@get("/v1/ledgers", opt={"gives": LedgerList}, summary="List ledgers")
+async def list_ledgers(request: HttpRequest) -> Answer:
+    _NOTHING.read(request)
+    return ok(LedgerList(await ledger_of(request).ledgers()))
+
+
+@get("/v1/ledgers/{ledger_id:str}", opt={"gives": LedgerView}, summary="Read a ledger")
+async def read_ledger(request: HttpRequest, ledger_id: str) -> Answer:
+    _NOTHING.read(request)
+    return ok(await ledger_of(request).ledger(ledger_id))
+
+
+@get(
+    "/v1/ledgers/{ledger_id:str}/trial-balance",
+    opt={"gives": TrialBalanceView},
+    summary="Debits and credits of every currency",
+)
+async def read_trial_balance(request: HttpRequest, ledger_id: str) -> Answer:
+    _NOTHING.read(request)
+    return ok(await ledger_of(request).trial_balance(ledger_id))
+
+
+@post(
+    "/v1/assets", opt={"takes": NewAsset, "gives": Asset, "key": "optional"}, summary="Declare a custom asset"
+)
+async def declare_asset(request: HttpRequest) -> Answer:
+    key = key_or_fresh(request)
+    new = await _ASSET.read(request)
+    record = await outcomes.submit(request, new.ledger_id, key, DeclareAsset(new.code, new.exponent))
+    shown = Asset(new.ledger_id, new.code, new.exponent)
+    return outcomes.answer(request, record, lambda _: shown, 201)

@@ -1,0 +1,92 @@
+"""Errors as RFC 9457 problem details: the catalogue's entry, what exactly, where, and the request's id."""
+
+import logging
+from typing import Any, Final
+
+from litestar import Request
+from litestar.exceptions import (
+    ClientException,
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+)
+
+from finflow.api.answers import PROBLEM_JSON, REPLAYED, Answer, Header, encode
+from finflow.api.schemas import Problem
+from finflow.kernel.errors import FinFlowError
+
+log = logging.getLogger(__name__)
+
+TYPE_PREFIX: Final = "urn:finflow:error:"
+RETRY_AFTER: Final = (b"retry-after", b"1")
+METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+
+
+def problem(error: FinFlowError, request_id: str, replayed: bool = False) -> Answer:
+    """The answer to an error of the catalogue; those that pass by themselves say when to come again."""
+    kind = error.kind
+    body = Problem(
+        TYPE_PREFIX + kind.code, kind.title, kind.status, error.detail, kind.code, error.param, kind.hint,
+        request_id, kind.retryable,
+    )  # fmt: skip
+    headers: list[Header] = [PROBLEM_JSON]
+    if kind.status == 503 or (kind.status == 409 and kind.retryable):
+        headers.append(RETRY_AFTER)
+    if replayed:
+        headers.append(REPLAYED)
+    return Answer(kind.status, encode(body), headers)
+
+
+def request_id_of(request: Request[Any, Any, Any]) -> str:
+    """The id that the envelope gave this request."""
+    return str(request.scope["state"]["request_id"])
+
+
+class ProblemResponse:
+    """What Litestar wants of an exception handler: something that becomes an ASGI application."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def to_asgi_response(self, *_: Any, **__: Any) -> Answer:
+        return self._answer
+
+
+def on_error(request: Request[Any, Any, Any], error: Exception) -> Any:
+    """Litestar's exception handler for everything: routing, rules of the house, and bugs."""
+    found = _as_ours(error)
+    request_id = request_id_of(request)
+    if found.kind.code == "internal":
+        log.error(
+            "request failed", exc_info=error, extra={"request_id": request_id, "path": request.url.path}
+        )
+    answer = problem(found, request_id)
+    if isinstance(error, MethodNotAllowedException):
+        answer.headers = [*answer.headers, (b"allow", _allowed(request).encode())]
+    return ProblemResponse(answer)
+
+
+def _as_ours(error: Exception) -> FinFlowError:
+    if isinstance(error, FinFlowError):
+        return error
+    if isinstance(error, NotFoundException):
+        return FinFlowError("route_unknown")
+    if isinstance(error, MethodNotAllowedException):
+        return FinFlowError("method_not_allowed")
+    if isinstance(error, ClientException) and error.status_code == 413:
+        return FinFlowError("request_too_large")
+    if isinstance(error, HTTPException) and error.status_code < 500:
+        return FinFlowError("request_malformed", error.detail or None)
+    return FinFlowError("internal")
+
+
+def _allowed(request: Request[Any, Any, Any]) -> str:
+    return ", ".join(method for method in METHODS if _routes(request.app, request.scope["path"], method))
+
+
+def _routes(app: Any, path: str, method: str) -> bool:
+    try:
+        app.asgi_router.handle_routing(path=path, method=method)
+    except HTTPException:
+        return False
+    return True

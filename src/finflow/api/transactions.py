@@ -1,0 +1,99 @@
+"""Transactions one at a time: post, hold, capture, void, reverse, read."""
+
+from typing import Final
+
+from litestar import get, post
+
+from finflow.api import outcomes
+from finflow.api.answers import Answer, ok
+from finflow.api.decoding import Body, HttpRequest, Query, check_moment
+from finflow.api.idempotency import required_key
+from finflow.api.schemas import (
+    Capture,
+    NewTransaction,
+    NoQuery,
+    Reversal,
+    TransactionPage,
+    TransactionsQuery,
+    Void,
+)
+from finflow.api.state import ledger_of
+from finflow.kernel.errors import FinFlowError
+from finflow.ledger.commands import PostPending, ReverseTransaction, VoidPending
+from finflow.ledger.views import TransactionView
+
+_NEW: Final = Body(NewTransaction)
+_CAPTURE: Final = Body(Capture, optional=True)
+_VOID: Final = Body(Void, optional=True)
+_REVERSAL: Final = Body(Reversal, optional=True)
+_PAGE: Final = Query(TransactionsQuery)
+_NOTHING: Final = Query(NoQuery)
+
+
+def _opt(takes: object) -> dict[str, object]:
+    return {"takes": takes, "gives": TransactionView, "key": "required"}
+
+
+@post("/v1/transactions", opt=_opt(NewTransaction), summary="Post a transaction, or hold its amounts")
+async def post_transaction(request: HttpRequest) -> Answer:
+    key = required_key(request)
+    new = await _NEW.read(request)
+    if new.effective_at is not None:
+        check_moment(new.effective_at, "effective_at")
+    if new.timeout_s is not None and not new.pending:
+        raise FinFlowError("request_malformed", "Only a pending transaction has a timeout.", "timeout_s")
+    return await outcomes.book(request, new.ledger_id, key, new.command())
+
+
+@post("/v1/transactions/{transaction_id:str}/post", opt=_opt(Capture), summary="Post a pending transaction")
+async def post_pending(request: HttpRequest, transaction_id: str) -> Answer:
+    key = required_key(request)
+    body = await _CAPTURE.read(request)
+    check_moment(body.effective_at, "effective_at")
+    command = PostPending(transaction_id, body.amount, body.description, body.effective_at)
+    return await outcomes.book(request, await _ledger_id(request, transaction_id), key, command)
+
+
+@post("/v1/transactions/{transaction_id:str}/void", opt=_opt(Void), summary="Release a pending transaction")
+async def void_pending(request: HttpRequest, transaction_id: str) -> Answer:
+    key = required_key(request)
+    body = await _VOID.read(request)
+    command = VoidPending(transaction_id, body.description)
+    return await outcomes.book(request, await _ledger_id(request, transaction_id), key, command)
+
+
+@post(
+    "/v1/transactions/{transaction_id:str}/reverse",
+    opt=_opt(Reversal),
+    summary="Reverse a posted transaction",
+)
+async def reverse_transaction(request: HttpRequest, transaction_id: str) -> Answer:
+    key = required_key(request)
+    body = await _REVERSAL.read(request)
+    check_moment(body.effective_at, "effective_at")
+    command = ReverseTransaction(transaction_id, body.description, body.effective_at)
+    return await outcomes.book(request, await _ledger_id(request, transaction_id), key, command)
+
+
+async def _ledger_id(request: HttpRequest, transaction_id: str) -> str:
+    return (await ledger_of(request).ledger_holding("txn", transaction_id)).ledger_id
+
+
+@get("/v1/transactions/{transaction_id:str}", opt={"gives": TransactionView}, summary="Read a transaction")
+async def read_transaction(request: HttpRequest, transaction_id: str) -> Answer:
+    _NOTHING.read(request)
+    return ok(await ledger_of(request).transaction(transaction_id))
+
+
+@get(
+    "/v1/transactions",
+    opt={"query": TransactionsQuery, "gives": TransactionPage},
+    summary="List transactions",
+)
+async def list_transactions(request: HttpRequest) -> Answer:
+    query = _PAGE.read(request)
+    items = await ledger_of(request).transactions(
+        query.ledger_id, query.after_seq, query.limit, query.reference
+    )
+    more = len(items) == query.limit
+    return ok(TransactionPage(items, items[-1].seq if more else None))
