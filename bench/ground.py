@@ -65,7 +65,13 @@ def machine() -> dict[str, Any]:
 def report(name: str, figures: dict[str, Any], *, seed: int, as_json: bool, keep: bool) -> None:
     """Print the figures; with `keep`, also write them to results/ under today's date."""
     now = datetime.now(UTC)
-    document = {"benchmark": name, "at": now.isoformat(timespec="seconds"), "seed": seed, "machine": machine(), **figures}
+    document = {
+        "benchmark": name,
+        "at": now.isoformat(timespec="seconds"),
+        "seed": seed,
+        "machine": machine(),
+        **figures,
+    }
     if keep:
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{now:%Y-%m-%d}-{name}.json"

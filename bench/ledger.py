@@ -33,7 +33,11 @@ Load = Callable[[int], list[Request]]
 
 def open_requests() -> list[Request]:
     return [
-        Request(f"open-{i}", OpenAccount(CURRENCY, "asset" if i % 2 else "liability", "1000000.00", "100000000.00"), "bench")
+        Request(
+            f"open-{i}",
+            OpenAccount(CURRENCY, "asset" if i % 2 else "liability", "1000000.00", "100000000.00"),
+            "bench",
+        )
         for i in range(ACCOUNTS)
     ]
 
@@ -61,7 +65,9 @@ def _transaction(debit: str, credit: str, rng: random.Random) -> Request:
     return Request(str(uuid.UUID(int=rng.getrandbits(128))), PostTransaction(lines), "bench")
 
 
-async def posting_per_s(service: LedgerService, ledger_id: str, load: Load, count: int, size: int, clients: int) -> float:
+async def posting_per_s(
+    service: LedgerService, ledger_id: str, load: Load, count: int, size: int, clients: int
+) -> float:
     """Transactions a second, `clients` posting batches of `size` at once; every one must be accepted."""
     batches = [load(size) for _ in range(count // size)]
     waiting = iter(batches)
@@ -105,7 +111,9 @@ class CopyLimit:
         return store.pack(self._ledger_no, records), self._book.head
 
 
-async def copy_limit(pool: "asyncpg.Pool[asyncpg.Record]", service: LedgerService, ledger_id: str) -> CopyLimit:
+async def copy_limit(
+    pool: "asyncpg.Pool[asyncpg.Record]", service: LedgerService, ledger_id: str
+) -> CopyLimit:
     """A second ledger of the same shape, its book in memory, so that its rows can be made ahead."""
     connection = await pool.acquire()
     ledger_no = store.ids.parse("led", ledger_id).ledger_no  # type: ignore[union-attr] # an id just given
@@ -135,18 +143,28 @@ async def measure(rounds: int, count: int, seed: int) -> dict[str, Any]:
         limit_id, limit_accounts = await make_ledger(service, "limit")
         hot_id, hot_accounts = await make_ledger(service, "hot")
         limit = await copy_limit(pool, service, limit_id)
-        seen: dict[str, list[float]] = {"batch_1000": [], "copy": [], "hot": [], "batch_100": [], "batch_1": []}
+        seen: dict[str, list[float]] = {
+            "batch_1000": [],
+            "copy": [],
+            "hot": [],
+            "batch_100": [],
+            "batch_1": [],
+        }
         await posting_per_s(service, ledger_id, uniform(accounts, rng), 20_000, 1_000, CLIENTS)
         for _ in range(rounds):
             seen["batch_1000"].append(
                 await posting_per_s(service, ledger_id, uniform(accounts, rng), count, 1_000, CLIENTS)
             )
             seen["copy"].append(await limit.per_s(uniform(limit_accounts, rng), count, 5_000))
-            seen["hot"].append(await posting_per_s(service, hot_id, hot(hot_accounts, rng), count, 1_000, CLIENTS))
+            seen["hot"].append(
+                await posting_per_s(service, hot_id, hot(hot_accounts, rng), count, 1_000, CLIENTS)
+            )
             seen["batch_100"].append(
                 await posting_per_s(service, ledger_id, uniform(accounts, rng), count // 5, 100, 1)
             )
-            seen["batch_1"].append(await posting_per_s(service, ledger_id, uniform(accounts, rng), count // 50, 1, 1))
+            seen["batch_1"].append(
+                await posting_per_s(service, ledger_id, uniform(accounts, rng), count // 50, 1, 1)
+            )
         balanced = [(await service.trial_balance(each)).balanced for each in (ledger_id, limit_id, hot_id)]
         await service.close()
         pool.terminate()

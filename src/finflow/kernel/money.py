@@ -32,6 +32,10 @@ def to_minor(text: str, exponent: int) -> int:
     """Minor units of a decimal string: ("12.5", 2) -> 1250. Raises Malformed, TooPrecise or OutOfRange."""
     whole, point, fraction = text.partition(".")
     digits = whole + fraction
+    # Nearly every amount has just its currency's decimals and few digits: no further question.
+    plain = whole and len(fraction) == exponent and len(digits) < 19 and (fraction or not point)
+    if plain and digits.isdigit() and digits.isascii():
+        return int(digits)
     # A longer text than this cannot be a 64-bit count, and int() must not be fed unbounded digits.
     if len(digits) > 40:
         raise OutOfRange(text[:50])
@@ -48,7 +52,7 @@ def to_minor(text: str, exponent: int) -> int:
 
 
 def to_text(minor: int, exponent: int) -> str:
-    """The decimal string of a count of minor units, with all the currency's decimals: (1250, 2) -> "12.50"."""
+    """The decimal string of minor units with all the currency's decimals: (1250, 2) -> "12.50"."""
     if exponent == 0:
         return str(minor)
     digits = str(abs(minor)).rjust(exponent + 1, "0")

@@ -148,7 +148,7 @@ class Mark(msgspec.Struct, frozen=True):
     account_no: int
 
 
-_Undo = tuple[Account, int, int, int, int, int, int]
+_Undo = tuple[Account, Leg, int]
 
 
 class Book:
@@ -192,33 +192,35 @@ class Book:
         """Undo every leg applied since the mark, newest first."""
         undo = self._undo
         while len(undo) > mark.undo:
-            account, debits, credits, held_debits, held_credits, effective_max, version = undo.pop()
-            account.posted_debits, account.posted_credits = debits, credits
-            account.pending_debits, account.pending_credits = held_debits, held_credits
-            account.effective_max, account.version = effective_max, version
+            account, leg, account.effective_max = undo.pop()
+            account.version -= 1
+            if leg.direction == DEBIT:
+                account.posted_debits -= leg.posted
+                account.pending_debits -= leg.held
+            else:
+                account.posted_credits -= leg.posted
+                account.pending_credits -= leg.held
         self.account_no = mark.account_no
 
     def apply(self, leg: Leg, seq: int, effective_at: int) -> Entry:
         """Book one leg on its account and return the entry that says so."""
-        account = leg.account
-        self._undo.append(
-            (account, account.posted_debits, account.posted_credits, account.pending_debits,
-             account.pending_credits, account.effective_max, account.version)
-        )  # fmt: skip
+        account, direction, posted, held = leg.account, leg.direction, leg.posted, leg.held
+        effective_max = account.effective_max
+        self._undo.append((account, leg, effective_max))
         account.version += 1
-        if leg.direction == DEBIT:
-            account.posted_debits += leg.posted
-            account.pending_debits += leg.held
+        if direction == DEBIT:
+            account.posted_debits += posted
+            account.pending_debits += held
         else:
-            account.posted_credits += leg.posted
-            account.pending_credits += leg.held
+            account.posted_credits += posted
+            account.pending_credits += held
         late_at = None
-        if effective_at >= account.effective_max:
-            account.effective_max = effective_at
+        if effective_at >= effective_max:
+            account.effective_max = effective_max = effective_at
         else:
             late_at = effective_at
         return Entry(
-            account.account_no, account.version, seq, leg.direction * leg.posted, leg.direction * leg.held,
+            account.account_no, account.version, seq, direction * posted, direction * held,
             account.posted_debits, account.posted_credits, account.pending_debits, account.pending_credits,
-            account.effective_max, late_at,
+            effective_max, late_at,
         )  # fmt: skip

@@ -31,13 +31,18 @@ _pack_journal = struct.Struct(">hiiiqiq").pack
 _pack_long = struct.Struct(">iq").pack
 _pack_length = struct.Struct(">i").pack
 _pack_leg = struct.Struct(">iq").pack
+_pack_two_legs = struct.Struct(">iiqiq").pack
 _LEG: Final = struct.Struct(">iq")
 _encode_json = msgspec.json.Encoder(order="deterministic").encode
 
 
-def entry_rows(ledger_no: int, records: Iterable[Record]) -> bytes:
-    """The COPY rows of all entries of these records, without header and trailer."""
-    return b"".join([_entry_row(ledger_no, entry) for record in records for entry in record.entries])
+def entry_rows(ledger_no: int, records: Iterable[Record]) -> list[bytes]:
+    """The COPY rows of all entries of these records, in the order of account and version.
+
+    A row begins with its key in network order, so that sorted bytes are sorted keys; rows in key order
+    cost the index a fifth less than rows in journal order (measured, bench/ledger.py).
+    """
+    return sorted([_entry_row(ledger_no, entry) for record in records for entry in record.entries])
 
 
 def _entry_row(ledger_no: int, e: Entry) -> bytes:
@@ -58,16 +63,12 @@ def journal_rows(ledger_no: int, records: Iterable[Record]) -> bytes:
 
 
 def _journal_row(ledger_no: int, record: Record, parts: list[bytes]) -> None:
-    key = record.key.encode()
-    legs = b"".join([_pack_leg(entry.account_no, entry.version) for entry in record.entries])
-    if record.account is not None:
-        legs = _pack_leg(record.account.account_no, 0)
+    key, legs = record.key.encode(), _legs(record)
     parts += (
         _pack_journal(13, 4, ledger_no, 8, record.seq, 8, record.recorded_at - _EPOCH_2000),
         _NULL if record.target is None else _pack_long(8, record.target),
         _NULL if record.expires_at is None else _pack_long(8, record.expires_at - _EPOCH_2000),
-        _text(record.kind), _pack_length(len(key)), key, _text(record.caller),
-        _pack_length(len(legs)) + legs if legs else _NULL,
+        _text(record.kind), _pack_length(len(key)), key, _text(record.caller), legs,
     )  # fmt: skip
     if record.code is None and is_plain(record.command):
         parts.append(_NULLS)
@@ -78,6 +79,17 @@ def _journal_row(ledger_no: int, record: Record, parts: list[bytes]) -> None:
             _optional(getattr(record.command, "reference", None)),
             _optional(stored_command(record)),
         )
+
+
+def _legs(record: Record) -> bytes:
+    entries = record.entries
+    if len(entries) == 2:
+        first, second = entries
+        return _pack_two_legs(24, first.account_no, first.version, second.account_no, second.version)
+    if record.account is not None:
+        return _pack_length(12) + _pack_leg(record.account.account_no, 0)
+    legs = b"".join([_pack_leg(entry.account_no, entry.version) for entry in entries])
+    return _pack_length(len(legs)) + legs if legs else _NULL
 
 
 _NULLS: Final = _NULL * 4

@@ -8,7 +8,9 @@ from finflow.kernel.errors import FinFlowError
 from finflow.ledger.store import Connection
 from finflow.ledger.views import LedgerView, TenantView
 
-_ADD_TENANT: Final = "insert into tenants (name, created_at) values ($1, $2) returning tenant_no, name, created_at"
+_ADD_TENANT: Final = """
+insert into tenants (name, created_at) values ($1, $2) returning tenant_no, name, created_at
+"""
 _TENANT: Final = "select tenant_no, name, created_at from tenants where tenant_no = $1"
 _ADD_LEDGER: Final = """
 with added as (

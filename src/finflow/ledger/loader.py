@@ -1,4 +1,4 @@
-"""What a batch needs on the book before it can be decided, and how it gets there: four set-based reads at most."""
+"""What a batch needs on the book before it can be decided, and how it gets there: set-based reads."""
 
 from collections.abc import Sequence
 
@@ -47,8 +47,7 @@ def needs(book: Book, requests: Sequence[Request]) -> Wanted:
     """What is missing. Ids that point elsewhere are not looked for: they are unknown to this ledger."""
     known = book.accounts
     wanted = Wanted(set(), set(), set())
-    for request in requests:
-        command = request.command
+    for command in [request.command for request in requests]:
         if isinstance(command, PostTransaction):
             for line in command.entries:
                 if line.account_id not in known:
@@ -69,12 +68,15 @@ def _other_needs(book: Book, command: object, wanted: Wanted) -> None:
             wanted.account_ids.add(command.account_id)
     else:
         locator = ids.parse("txn", getattr(command, "transaction_id", ""))
-        if locator is not None and locator.ledger_no == book.ledger_no and locator.number not in book.targets:
+        ours = locator is not None and locator.ledger_no == book.ledger_no
+        if locator is not None and ours and locator.number not in book.targets:
             wanted.targets.add(locator.number)
 
 
 async def load(connection: store.Connection, ledger_no: int, wanted: Wanted) -> Found:
-    targets = await store.find_targets(connection, ledger_no, sorted(wanted.targets)) if wanted.targets else []
+    targets = (
+        await store.find_targets(connection, ledger_no, sorted(wanted.targets)) if wanted.targets else []
+    )
     account_nos = set(store.account_nos_of(ledger_no, wanted.account_ids))
     account_nos |= {line[0] for target in targets for line in target.lines}
     accounts = await store.find_accounts(connection, ledger_no, sorted(account_nos)) if account_nos else []

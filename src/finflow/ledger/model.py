@@ -12,10 +12,10 @@ from msgspec import UNSET, structs
 
 from finflow.kernel import ids, money
 from finflow.kernel.clock import to_micros
+from finflow.kernel.money import MAX_MINOR
 from finflow.ledger.book import CREDIT, DEBIT, Account, Book, Leg, Record, RecordKind, Refusal, Target
 from finflow.ledger.commands import (
     ChangeAccount,
-    Command,
     DeclareAsset,
     EntryLine,
     ExpirePending,
@@ -78,7 +78,7 @@ Legs = list[Leg]
 
 
 def decide(book: Book, requests: Iterable[Request], at: int) -> Iterator[Record]:
-    """Decide requests in order, each on what those before it left; `at` is the booking time in microseconds."""
+    """Decide requests in order, each on what those before it left; `at` is the booking time in µs."""
     for request in requests:
         yield decide_one(book, request, at)
 
@@ -102,23 +102,20 @@ def decide_one(book: Book, request: Request, at: int) -> Record:
     book.seq += 1
     book.recorded_at = at
     command = request.command
-    record = Record(book.seq, at, _kind_of(command), request.key, request.caller, command)
-    refusal = _DECIDERS[type(command)](book, command, record)
+    kind, decider = _DECIDERS[type(command)]
+    record = Record(book.seq, at, kind, request.key, request.caller, command)
+    refusal = decider(book, command, record)
     if refusal is not None:
         record.code, record.param = refusal.code, refusal.param
     return record
-
-
-def _kind_of(command: Command) -> RecordKind:
-    if isinstance(command, PostTransaction):
-        return "hold" if command.pending else "post"
-    return _KINDS[type(command)]
 
 
 # --- transactions ----------------------------------------------------------------------------------
 
 
 def _post(book: Book, command: PostTransaction, record: Record) -> Refusal | None:
+    if command.pending:
+        record.kind = "hold"
     legs: Legs = []
     refusal = _transaction_refusal(command) or _read_lines(book, command, legs)
     if refusal is not None:
@@ -132,28 +129,28 @@ def _post(book: Book, command: PostTransaction, record: Record) -> Refusal | Non
 def _transaction_refusal(command: PostTransaction) -> Refusal | None:
     if len(command.entries) < 2: return Refusal("too_few_entries", "entries")
     if len(command.entries) > MAX_ENTRIES: return Refusal("too_many_entries", "entries")
-    if _longer(command.description, MAX_DESCRIPTION): return Refusal("field_too_long", "description")
-    if _longer(command.reference, MAX_REFERENCE): return Refusal("field_too_long", "reference")
+    if len(command.description or "") > MAX_DESCRIPTION: return Refusal("field_too_long", "description")
+    if len(command.reference or "") > MAX_REFERENCE: return Refusal("field_too_long", "reference")
     if _metadata_length(command.metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
     return None
 
 
 def _read_lines(book: Book, command: PostTransaction, legs: Legs) -> Refusal | None:
     """Turn lines into legs; entries of each currency must sum to zero."""
-    accounts, pending = book.accounts, command.pending
+    accounts, pending, to_minor = book.accounts, command.pending, money.to_minor
     sums: dict[str, int] = {}
     for line in command.entries:
-        account = accounts.get(line.account_id)
-        if account is None or _line_refusal(account, line) is not None:
+        account, currency = accounts.get(line.account_id), line.currency
+        if account is None or account.status != "open" or account.currency != currency:
             return _first_line_refusal(book, command.entries)
         try:
-            amount = money.to_minor(line.amount, account.exponent)
+            amount = to_minor(line.amount, account.exponent)
         except ValueError:
             return _first_line_refusal(book, command.entries)
         if amount <= 0:
             return _first_line_refusal(book, command.entries)
         direction = DEBIT if line.direction == "debit" else CREDIT
-        sums[line.currency] = sums.get(line.currency, 0) + direction * amount
+        sums[currency] = sums.get(currency, 0) + direction * amount
         legs.append(Leg(account, direction, 0, amount) if pending else Leg(account, direction, amount, 0))
     return Refusal("unbalanced", "entries") if any(sums.values()) else None
 
@@ -207,10 +204,8 @@ def _book_legs(book: Book, legs: Legs, record: Record, effective_at: int) -> Ref
 
 
 def _balance_refusal(account: Account) -> str | None:
-    if account.posted_debits > money.MAX_MINOR: return "balance_out_of_range"
-    if account.posted_credits > money.MAX_MINOR: return "balance_out_of_range"
-    if account.pending_debits > money.MAX_MINOR: return "balance_out_of_range"
-    if account.pending_credits > money.MAX_MINOR: return "balance_out_of_range"
+    if max(account.posted_debits, account.posted_credits) > MAX_MINOR: return "balance_out_of_range"
+    if max(account.pending_debits, account.pending_credits) > MAX_MINOR: return "balance_out_of_range"
     if account.floor is not None and account.available < account.floor: return "exceeds_available"
     if account.ceiling is not None and account.expected > account.ceiling: return "exceeds_limit"
     return None
@@ -433,22 +428,14 @@ def _metadata_length(metadata: Metadata | None) -> int:
     return sum(len(name) + len(value) for name, value in metadata.items()) if metadata else 0
 
 
-_KINDS: Final[dict[type, RecordKind]] = {
-    PostPending: "capture",
-    VoidPending: "void",
-    ExpirePending: "expire",
-    ReverseTransaction: "reverse",
-    OpenAccount: "open_account",
-    ChangeAccount: "change_account",
-    DeclareAsset: "declare_asset",
-}
-_DECIDERS: Final[dict[type, Callable[[Book, Any, Record], Refusal | None]]] = {
-    PostTransaction: _post,
-    PostPending: _capture,
-    VoidPending: _release,
-    ExpirePending: _expire,
-    ReverseTransaction: _reverse,
-    OpenAccount: _open_account,
-    ChangeAccount: _change_account,
-    DeclareAsset: _declare_asset,
+_Decider = Callable[[Book, Any, Record], Refusal | None]
+_DECIDERS: Final[dict[type, tuple[RecordKind, _Decider]]] = {
+    PostTransaction: ("post", _post),
+    PostPending: ("capture", _capture),
+    VoidPending: ("void", _release),
+    ExpirePending: ("expire", _expire),
+    ReverseTransaction: ("reverse", _reverse),
+    OpenAccount: ("open_account", _open_account),
+    ChangeAccount: ("change_account", _change_account),
+    DeclareAsset: ("declare_asset", _declare_asset),
 }

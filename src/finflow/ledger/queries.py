@@ -135,7 +135,9 @@ async def read_accounts(connection: Connection, ledger_no: int, after: int, limi
 
 
 async def read_account_by_reference(connection: Connection, ledger_no: int, reference: str) -> list[Account]:
-    return [account_from_row(row) for row in await connection.fetch(_ACCOUNT_BY_REFERENCE, ledger_no, reference)]
+    return [
+        account_from_row(row) for row in await connection.fetch(_ACCOUNT_BY_REFERENCE, ledger_no, reference)
+    ]
 
 
 async def read_entries(

@@ -24,7 +24,11 @@ def unjournaled(request: Request, code: str) -> Record:
 
 def same_request(known: Record, request: Request) -> bool:
     stored, sent = known.command, request.command
-    if known.code is not None or not isinstance(stored, PostTransaction) or not isinstance(sent, PostTransaction):
+    if (
+        known.code is not None
+        or not isinstance(stored, PostTransaction)
+        or not isinstance(sent, PostTransaction)
+    ):
         return stored == sent
     same_rest = msgspec.structs.replace(stored, entries=[]) == msgspec.structs.replace(sent, entries=[])
     pairs = zip(stored.entries, sent.entries, strict=False)
@@ -33,7 +37,9 @@ def same_request(known: Record, request: Request) -> bool:
 
 def _same_line(stored: EntryLine, sent: EntryLine) -> bool:
     whole = (stored.account_id, stored.direction, stored.currency)
-    return whole == (sent.account_id, sent.direction, sent.currency) and _same_amount(stored.amount, sent.amount)
+    return whole == (sent.account_id, sent.direction, sent.currency) and _same_amount(
+        stored.amount, sent.amount
+    )
 
 
 def _same_amount(stored: str, sent: str) -> bool:

@@ -102,7 +102,9 @@ class LedgerService:
             due = await queries.read_expiring(connection, ledger_no, since, now, SWEEP_BATCH)
         requests = [
             # No client can send this key: the API takes printable ASCII only.
-            Request(f"§expire:{row['seq']}", ExpirePending(_transaction_id(ledger_no, row)), "finflow:sweeper")
+            Request(
+                f"§expire:{row['seq']}", ExpirePending(_transaction_id(ledger_no, row)), "finflow:sweeper"
+            )
             for row in due
         ]
         records = await self.submit(ledger_id, requests) if requests else []
@@ -145,7 +147,11 @@ class LedgerService:
             return await queries.read_account_by_reference(connection, ledger_no, external_reference)
 
     async def balance(
-        self, account_id: str, at_seq: int | None = None, as_of: int | None = None, effective_at: int | None = None
+        self,
+        account_id: str,
+        at_seq: int | None = None,
+        as_of: int | None = None,
+        effective_at: int | None = None,
     ) -> views.BalanceView:
         """Totals now, after `at_seq`, as booked by `as_of`, or by value date `effective_at` (microseconds)."""
         read = queries.read_account
@@ -170,14 +176,18 @@ class LedgerService:
         label = await self._label(account_id)
         place = _locate("acc", account_id, "resource_unknown")
         async with acquired(self._pool) as connection:
-            rows = await queries.read_entries(connection, *place, before or _ALL_VERSIONS, min(limit, MAX_PAGE))
+            rows = await queries.read_entries(
+                connection, *place, before or _ALL_VERSIONS, min(limit, MAX_PAGE)
+            )
         return [views.show_entry(entry, kind, at, place.ledger_no, label) for entry, kind, at in rows]
 
     async def transaction(self, transaction_id: str) -> views.TransactionView:
         """A transaction with what became of it since."""
         place = _locate("txn", transaction_id, "resource_unknown")
         async with acquired(self._pool) as connection:
-            found = await queries.read_with_relatives(connection, place.ledger_no, [place.number], [place.number])
+            found = await queries.read_with_relatives(
+                connection, place.ledger_no, [place.number], [place.number]
+            )
         record = next((r for r in found if r.seq == place.number), None)
         if record is None or not record.entries or record.transaction_id(place.ledger_no) != transaction_id:
             raise FinFlowError("resource_unknown", f"no transaction {transaction_id}")
@@ -220,7 +230,12 @@ class LedgerService:
         ledger = await self._ledger_of(ledger_no)
         return [
             views.show_transaction(
-                record, ledger_no, ledger.ledger_id, labels, targets.get(record.target or 0), resolutions.get(record.seq)
+                record,
+                ledger_no,
+                ledger.ledger_id,
+                labels,
+                targets.get(record.target or 0),
+                resolutions.get(record.seq),
             )
             for record in records
         ]

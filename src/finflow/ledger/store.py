@@ -13,7 +13,14 @@ from finflow.kernel import ids, money
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger import copy
 from finflow.ledger.book import Account, Entry, Head, Record, Target
-from finflow.ledger.commands import ChangeAccount, Command, DeclareAsset, EntryLine, OpenAccount, PostTransaction
+from finflow.ledger.commands import (
+    ChangeAccount,
+    Command,
+    DeclareAsset,
+    EntryLine,
+    OpenAccount,
+    PostTransaction,
+)
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
@@ -119,7 +126,9 @@ def _target(ledger_no: int, record: Record, resolved_by: Any) -> Target:
     held = record.kind == "hold"
     amounts = [(e.account_no, e.held if held else e.amount) for e in record.entries]
     lines = tuple((no, 1 if amount > 0 else -1, abs(amount)) for no, amount in amounts)
-    return Target(record.seq, record.transaction_id(ledger_no), record.kind, lines, record.expires_at, resolved_by)
+    return Target(
+        record.seq, record.transaction_id(ledger_no), record.kind, lines, record.expires_at, resolved_by
+    )
 
 
 async def find_by_key(connection: Connection, ledger_no: int, keys: Sequence[str]) -> dict[str, Record]:
@@ -142,7 +151,9 @@ async def read_records(connection: Connection, ledger_no: int, rows: Sequence[An
         account_nos, versions = [leg[0] for leg in named], [leg[1] for leg in named]
         found = await connection.fetch(_ENTRIES, ledger_no, account_nos, versions)
         entries = {(row["account_no"], row["version"]): entry_from_row(row) for row in found}
-        accounts = {a.account_no: a for a in await find_accounts(connection, ledger_no, sorted(set(account_nos)))}
+        accounts = {
+            a.account_no: a for a in await find_accounts(connection, ledger_no, sorted(set(account_nos)))
+        }
     return [
         _record(row, tuple([entries[leg] for leg in of_row if leg in entries]), accounts, of_row)
         for row, of_row in zip(rows, legs, strict=True)
@@ -185,7 +196,9 @@ def line_of(entry: Entry, account: Account) -> EntryLine:
     """The command's line that an entry came from, its amount with all the currency's decimals."""
     amount = entry.amount or entry.held
     direction: Any = "debit" if amount > 0 else "credit"
-    return EntryLine(account.account_id, direction, money.to_text(abs(amount), account.exponent), account.currency)
+    return EntryLine(
+        account.account_id, direction, money.to_text(abs(amount), account.exponent), account.currency
+    )
 
 
 def account_from_row(row: Any) -> Account:
@@ -212,11 +225,11 @@ def entry_from_row(row: Any) -> Entry:
 
 
 class Packed(NamedTuple):
-    """Records packed for COPY."""
+    """Records packed for COPY: journal rows in order, entry rows sorted by account and version."""
 
     records: list[Record]
     journal: bytes
-    entries: bytes
+    entries: list[bytes]
 
 
 def pack(ledger_no: int, records: list[Record]) -> Packed:
@@ -227,9 +240,10 @@ async def write(connection: Connection, ledger_no: int, batch: Sequence[Packed])
     """Write decided records: one COPY for the journal, one for the entries, and accounts where any changed."""
     await _write_accounts(connection, ledger_no, [r for p in batch for r in p.records if r.code is None])
     await _copy(connection, "journal", copy.JOURNAL_COLUMNS, [p.journal for p in batch])
-    entries = [p.entries for p in batch if p.entries]
+    # Each part is sorted, and sorting sorted runs is merging them.
+    entries = sorted([row for p in batch for row in p.entries])
     if entries:
-        await _copy(connection, "entries", copy.ENTRY_COLUMNS, entries)
+        await _copy(connection, "entries", copy.ENTRY_COLUMNS, [b"".join(entries)])
 
 
 async def _copy(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[bytes]) -> None:
@@ -246,7 +260,11 @@ async def _framed(rows: Sequence[bytes]) -> AsyncIterator[bytes]:
 async def _write_accounts(connection: Connection, ledger_no: int, accepted: list[Record]) -> None:
     opened = [r.account for r in accepted if r.account and isinstance(r.command, OpenAccount)]
     # A batch may change one account twice: the last state is the one to keep.
-    changed = {r.account.account_no: r.account for r in accepted if r.account and isinstance(r.command, ChangeAccount)}
+    changed = {
+        r.account.account_no: r.account
+        for r in accepted
+        if r.account and isinstance(r.command, ChangeAccount)
+    }
     declared = [r.command for r in accepted if isinstance(r.command, DeclareAsset)]
     if opened:
         await connection.execute(_ADD_ACCOUNTS, ledger_no, *_columns(opened))
@@ -254,7 +272,9 @@ async def _write_accounts(connection: Connection, ledger_no: int, accepted: list
         rows = [(a.account_no, a.status, a.floor, a.ceiling, _json(a.metadata)) for a in changed.values()]
         await connection.execute(_CHANGE_ACCOUNTS, ledger_no, *map(list, zip(*rows, strict=True)))
     if declared:
-        await connection.execute(_ADD_ASSETS, ledger_no, [d.code for d in declared], [d.exponent for d in declared])
+        await connection.execute(
+            _ADD_ASSETS, ledger_no, [d.code for d in declared], [d.exponent for d in declared]
+        )
 
 
 def _columns(accounts: list[Account]) -> list[list[Any]]:

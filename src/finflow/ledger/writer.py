@@ -244,7 +244,9 @@ class LedgerWriter:
         if not any(found) and len({request.key for request in requests}) == len(requests):
             return model.decide_group(self._book, requests, at)
         pairs = zip(found, requests, strict=True)
-        answers = [answer(before, r) if before else unjournaled(r, "idempotency_conflict") for before, r in pairs]
+        answers = [
+            answer(before, r) if before else unjournaled(r, "idempotency_conflict") for before, r in pairs
+        ]
         if all(record.replayed for record in answers):
             return answers
         return [unjournaled(request, "idempotency_conflict") for request in requests]
@@ -258,7 +260,7 @@ class LedgerWriter:
         while True:
             try:
                 await self._attempt(batch, look_up=attempt > 0)
-                return
+                return None
             except asyncpg.UniqueViolationError as error:
                 # A key that is in the journal already: the next attempt looks the keys up.
                 self._look_up = CAUTIOUS_BATCHES
@@ -275,7 +277,9 @@ class LedgerWriter:
                 code = "outcome_unknown" if sent else "database_unreachable"
                 return self._fail(batch, FinFlowError(code, repr(failure)))
             if not isinstance(failure, asyncpg.UniqueViolationError):
-                log.warning("batch is tried again", extra={"ledger_no": self._ledger_no, "error": repr(failure)})
+                log.warning(
+                    "batch is tried again", extra={"ledger_no": self._ledger_no, "error": repr(failure)}
+                )
                 await asyncio.sleep(min(1.0, 0.02 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 # jitter
 
     def _hopeless(self, failure: Exception, attempt: int) -> bool:
@@ -315,7 +319,9 @@ class LedgerWriter:
             if not job.reply.done():
                 job.reply.set_result(reply)
 
-    async def _write_in(self, connection: store.Connection, batch: Batch, look_up: bool) -> list[list[Record]]:
+    async def _write_in(
+        self, connection: store.Connection, batch: Batch, look_up: bool
+    ) -> list[list[Record]]:
         if batch.head is not None and not look_up and self._epoch == batch.epoch:
             if await store.advance_head(connection, self._ledger_no, batch.head, batch.base_seq):
                 await store.write(connection, self._ledger_no, batch.packed)
