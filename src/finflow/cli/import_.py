@@ -17,11 +17,10 @@ from finflow.cli.progress import ByteProgress
 from finflow.cli.until import Stop, run
 from finflow.client.service import Client
 from finflow.imports import mapping as mappings
+from finflow.imports.report import LineFault, Report
 from finflow.imports.service import (
     DEFAULT_BATCH,
     Importer,
-    LineFault,
-    Report,
     bounded_lines,
     check_batch_size,
     ledger_named,

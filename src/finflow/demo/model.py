@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from finflow.imports.service import Report
+from finflow.imports.report import Report
 
 
 class Summary(msgspec.Struct, frozen=True):

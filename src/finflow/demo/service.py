@@ -8,7 +8,8 @@ from finflow.client.model import Account, Leg, NewAccount, NewTransaction
 from finflow.client.service import Client
 from finflow.demo.model import Summary, summarise
 from finflow.imports.mapping import Mapping
-from finflow.imports.service import Importer, LineFault
+from finflow.imports.report import LineFault
+from finflow.imports.service import Importer
 
 SINGLE_TRANSACTIONS = 400
 _CURRENCY = "SGD"

@@ -1,4 +1,4 @@
-"""Where a demonstration's history comes from: a file that is named, the shared bank data, or the generator."""
+"""Where a demonstration's history comes from: a named file, the shared bank data, or the generator."""
 
 import itertools
 from collections.abc import Mapping as Environment
@@ -27,7 +27,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 def shared_bank_history(environ: Environment[str, str]) -> Path | None:
-    """The shared data's bank history, if this machine has it: FINFLOW_SHARED_DATA, or beside the repository."""
+    """The shared bank history, where there is one: in FINFLOW_SHARED_DATA, or beside the repository."""
     folders = (environ.get(SHARED_DATA), _REPOSITORY.parent / "shared" / "data")
     files = (Path(folder) / "berka" / "trans.asc" for folder in folders if folder)
     return next((file for file in files if file.is_file()), None)

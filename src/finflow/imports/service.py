@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Final
 
-import msgspec
-
 from finflow.client.model import BatchResult, Leg, NewAccount, NewTransaction
 from finflow.client.service import Client
 from finflow.imports.mapping import Mapping
 from finflow.imports.model import Planned, lines_to_plans
+from finflow.imports.report import LineFault, Report
 from finflow.imports.rows import MAX_LINE_BYTES, AccountSpec, Fault
 from finflow.imports.verification import ExpectedBalances, count_equal
 from finflow.kernel import money
@@ -19,41 +18,6 @@ from finflow.kernel.errors import FinFlowError
 DEFAULT_BATCH: Final = 1000
 MAX_BATCH: Final = 10_000
 _ACCOUNTS_AT_ONCE = 16
-
-
-class Report(msgspec.Struct):
-    """What an import did. `rows` counts data lines; `balances_*` are zero without verification.
-
-    `posted` are new, `replayed` were in the ledger already, `refused` the ledger said no to, `broken` could
-    not be read, `unchained` did not follow from the balance before (posted all the same), `unmoved` had the
-    amount zero. `seconds` and `transactions_per_s` measure reading and posting, not verifying.
-    """
-
-    rows: int = 0
-    posted: int = 0
-    refused: int = 0
-    replayed: int = 0
-    broken: int = 0
-    unchained: int = 0
-    unmoved: int = 0
-    rounding_legs: int = 0
-    balances_checked: int = 0
-    balances_equal: int = 0
-    seconds: float = 0.0
-    transactions_per_s: float = 0.0
-
-    def clean(self) -> bool:
-        """Whether every line went in and every checked balance was equal."""
-        faults = self.refused + self.broken + self.unchained
-        return faults == 0 and self.balances_checked == self.balances_equal
-
-
-class LineFault(msgspec.Struct, frozen=True):
-    """A line of the file that the user should look at. `code`: broken, unchained, or the ledger's refusal."""
-
-    line: int
-    code: str
-    reason: str
 
 
 def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
