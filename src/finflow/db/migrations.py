@@ -11,6 +11,7 @@ import hashlib
 import random
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -86,10 +87,9 @@ async def _migrate(
         await _guarded("schema_migrations", connection.execute(_CREATE_TABLE))
         missing = _missing(migrations, await _applied(connection))
         for migration in missing:
+            attempt = partial(_try_apply, connection, migration)
             await _poll(
-                lambda migration=migration: _try_apply(connection, migration),  # type: ignore[misc]
-                deadline,
-                f"{migration.name} waits for a lock on a table that somebody uses.",
+                attempt, deadline, f"{migration.name} waits for a lock on a table that somebody uses."
             )
         return [migration.name for migration in missing]
     finally:
@@ -154,6 +154,6 @@ async def _poll(attempt: Callable[[], Awaitable[bool]], deadline: float, waiting
     while not await attempt():
         if monotonic() >= deadline:
             raise FinFlowError("migration_busy", waiting_for)
-        # Jitter spreads the pollers out; nothing secret hangs on it.
-        await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311
+        jitter = random.uniform(0.5, 1.5)  # noqa: S311 - it spreads the pollers out; nothing secret hangs on it
+        await asyncio.sleep(pause_s * jitter)
         pause_s = min(pause_s * 2, _POLL_MAX_S)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -23,6 +24,8 @@ _POLL_S: Final = 0.02
 _HEALTHY_S: Final = 10.0
 _PAUSE_S: Final = 0.1
 _PAUSE_MAX_S: Final = 5.0
+# The last line of a traceback: ModuleNotFoundError: No module named ...
+_EXCEPTION: Final = re.compile(r"[A-Za-z_.]+(Error|Exception)\b")
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class Fleet:
         self._children: dict[int, asyncio.subprocess.Process] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._log_start = 0
+        self._deaths = 0
 
     @property
     def url(self) -> str:
@@ -73,7 +77,8 @@ class Fleet:
         self._keepers = [asyncio.create_task(self._keep(number)) for number in range(self._workers)]
         deadline = monotonic() + _READY_TIMEOUT_S
         while not await self._ready():
-            if monotonic() > deadline:
+            # Workers that cannot start die at once, again and again: no use in waiting the whole time.
+            if monotonic() > deadline or self._deaths > 2 * self._workers:
                 raise FinFlowError("service_failed", self._last_words())
             await asyncio.sleep(_POLL_S)
 
@@ -94,7 +99,8 @@ class Fleet:
 
     def _last_words(self) -> str:
         lines = children.tail(self._log_path, self._log_start).strip().splitlines()
-        return lines[-1].strip() if lines else f"No answer within {_READY_TIMEOUT_S:.0f} s."
+        telling = [line for line in lines if _EXCEPTION.match(line)] or lines
+        return telling[-1].strip() if telling else f"No answer within {_READY_TIMEOUT_S:.0f} s."
 
     async def _keep(self, number: int) -> None:
         """Runs worker `number` for ever, with growing pauses while it dies young."""
@@ -105,6 +111,7 @@ class Fleet:
             self._children[number] = child
             self._on_change()
             status = await child.wait()
+            self._deaths += 1
             pause_s = _PAUSE_S if monotonic() - born > _HEALTHY_S else min(pause_s * 2, _PAUSE_MAX_S)
             _log.warning("worker ended", extra={"worker": number, "status": status, "again_in_s": pause_s})
             await asyncio.sleep(pause_s)

@@ -6,6 +6,7 @@ DATA/state.json   what runs: the process of `finflow up`, its URLs, its children
 DATA/lock         held by `finflow up` as long as it runs
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -104,6 +105,13 @@ class DataFolder:
         if len(path) <= _SUN_PATH_MAX and _PLAIN.fullmatch(str(self.root)):
             return self.root
         return _short_folder(self.root)
+
+    def drop_socket_folder(self) -> None:
+        """Removes the folder that was made for the socket alone, once the socket is gone."""
+        folder = self.socket_folder()
+        if folder != self.root:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def _short_folder(root: Path) -> Path:

@@ -92,6 +92,7 @@ class EmbeddedPostgres:
         if self._child is not None:
             await children.stop(self._child, (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL), _STOP_TIMEOUT_S)
             self._child = None
+            self.folder.drop_socket_folder()
 
     async def exited(self) -> int:
         """Waits for the server's end, whoever ends it, and returns its exit status."""
