@@ -87,7 +87,7 @@ async def posting_per_s(
 
 
 class CopyLimit:
-    """The same kind of rows, decided and packed beforehand, written with nothing but COPY, head and commit."""
+    """The same kind of rows, packed beforehand, written with nothing but COPY, head and commit."""
 
     def __init__(self, connection: Any, ledger_no: int, book: Book) -> None:
         self._connection = connection

@@ -192,7 +192,8 @@ class Book:
         """Undo every leg applied since the mark, newest first."""
         undo = self._undo
         while len(undo) > mark.undo:
-            account, leg, account.effective_max = undo.pop()
+            account, leg, effective_max = undo.pop()
+            account.effective_max = effective_max
             account.version -= 1
             if leg.direction == DEBIT:
                 account.posted_debits -= leg.posted

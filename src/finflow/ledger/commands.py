@@ -85,9 +85,9 @@ class ChangeAccount(msgspec.Struct, frozen=True, tag="change_account", omit_defa
 
     account_id: str
     status: AccountStatus | msgspec.UnsetType = msgspec.UNSET
-    overdraft_limit: str | None | msgspec.UnsetType = msgspec.UNSET
-    upper_limit: str | None | msgspec.UnsetType = msgspec.UNSET
-    metadata: Metadata | None | msgspec.UnsetType = msgspec.UNSET
+    overdraft_limit: str | msgspec.UnsetType | None = msgspec.UNSET
+    upper_limit: str | msgspec.UnsetType | None = msgspec.UNSET
+    metadata: Metadata | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class DeclareAsset(msgspec.Struct, frozen=True, tag="declare_asset"):

@@ -8,18 +8,16 @@ several entries of a transaction break rules, the rule that stands first wins, t
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from msgspec import UNSET, structs
-
 from finflow.kernel import ids, money
 from finflow.kernel.clock import to_micros
 from finflow.kernel.money import MAX_MINOR
+from finflow.ledger.account_rules import change_account, declare_asset, open_account
 from finflow.ledger.book import CREDIT, DEBIT, Account, Book, Leg, Record, RecordKind, Refusal, Target
 from finflow.ledger.commands import (
     ChangeAccount,
     DeclareAsset,
     EntryLine,
     ExpirePending,
-    Metadata,
     OpenAccount,
     PostPending,
     PostTransaction,
@@ -27,11 +25,16 @@ from finflow.ledger.commands import (
     ReverseTransaction,
     VoidPending,
 )
+from finflow.ledger.guards import (
+    MAX_DESCRIPTION,
+    MAX_METADATA,
+    MAX_REFERENCE,
+    amount_refusal,
+    long_description,
+    metadata_length,
+)
 
 MAX_ENTRIES: Final = 1_000
-MAX_DESCRIPTION: Final = 500
-MAX_REFERENCE: Final = 140
-MAX_METADATA: Final = 4_096
 
 PRECEDENCE: Final = (
     # the command by itself
@@ -131,7 +134,7 @@ def _transaction_refusal(command: PostTransaction) -> Refusal | None:
     if len(command.entries) > MAX_ENTRIES: return Refusal("too_many_entries", "entries")
     if len(command.description or "") > MAX_DESCRIPTION: return Refusal("field_too_long", "description")
     if len(command.reference or "") > MAX_REFERENCE: return Refusal("field_too_long", "reference")
-    if _metadata_length(command.metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
+    if metadata_length(command.metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
     return None
 
 
@@ -163,18 +166,6 @@ def _line_refusal(account: Account | None, line: EntryLine) -> str | None:
     return None
 
 
-def _amount_refusal(amount: str, exponent: int) -> str | None:
-    try:
-        minor = money.to_minor(amount, exponent)
-    except money.Malformed:
-        return "amount_malformed"
-    except money.TooPrecise:
-        return "amount_too_precise"
-    except money.OutOfRange:
-        return "amount_out_of_range"
-    return "amount_not_positive" if minor <= 0 else None
-
-
 def _first_line_refusal(book: Book, lines: list[EntryLine]) -> Refusal:
     """The refusal that stands first in PRECEDENCE among all lines; only called when there is one."""
     found = []
@@ -182,7 +173,7 @@ def _first_line_refusal(book: Book, lines: list[EntryLine]) -> Refusal:
         account = book.accounts.get(line.account_id)
         code = _line_refusal(account, line)
         if code is None and account is not None:
-            code = _amount_refusal(line.amount, account.exponent)
+            code = amount_refusal(line.amount, account.exponent)
         if code is not None:
             field = "account_id" if code.startswith("account") else "currency"
             param = "amount" if code.startswith("amount") else field
@@ -222,7 +213,7 @@ def _first_balance_refusal(legs: Legs, start: int) -> Refusal:
 
 def _capture(book: Book, command: PostPending, record: Record) -> Refusal | None:
     target = _find_target(book, command.transaction_id, record)
-    refusal = _long_description(command.description) or _pending_refusal(target, record.recorded_at)
+    refusal = long_description(command.description) or _pending_refusal(target, record.recorded_at)
     if target is None or refusal is not None:
         return refusal
     if command.amount is not None and len(target.lines) != 2:
@@ -236,7 +227,7 @@ def _capture(book: Book, command: PostPending, record: Record) -> Refusal | None
 
 
 def _capture_in_part(amount: str, legs: Legs) -> Refusal | None:
-    code = _amount_refusal(amount, legs[0].account.exponent)
+    code = amount_refusal(amount, legs[0].account.exponent)
     if code is not None: return Refusal(code, "amount")
     part = money.to_minor(amount, legs[0].account.exponent)
     if part > legs[0].posted: return Refusal("capture_exceeds_pending", "amount")
@@ -246,7 +237,7 @@ def _capture_in_part(amount: str, legs: Legs) -> Refusal | None:
 
 def _release(book: Book, command: VoidPending, record: Record) -> Refusal | None:
     target = _find_target(book, command.transaction_id, record)
-    refusal = _long_description(command.description) or _pending_refusal(target, None)
+    refusal = long_description(command.description) or _pending_refusal(target, None)
     if target is None or refusal is not None:
         return refusal
     return _resolve(book, target, _releases(book, target), record, record.recorded_at)
@@ -264,7 +255,7 @@ def _expire(book: Book, command: ExpirePending, record: Record) -> Refusal | Non
 
 def _reverse(book: Book, command: ReverseTransaction, record: Record) -> Refusal | None:
     target = _find_target(book, command.transaction_id, record)
-    refusal = _long_description(command.description) or _reversal_refusal(target)
+    refusal = long_description(command.description) or _reversal_refusal(target)
     if target is None or refusal is not None:
         return refusal
     legs = [Leg(book.by_number[no], -direction, posted, 0) for no, direction, posted in target.lines]
@@ -326,106 +317,10 @@ def _resolve(book: Book, target: Target, legs: Legs, record: Record, effective_a
 
 
 def _release_target(book: Book, record: Record) -> None:
-    """A refused group leaves the transactions it named unresolved, unless somebody before it resolved them."""
+    """A refused group leaves the transactions it named as they were."""
     target = None if record.target is None else book.targets.get(record.target)
     if target is not None and record.code == "group_refused" and target.resolved_by == record.kind:
         target.resolved_by = None
-
-
-# --- accounts and assets ---------------------------------------------------------------------------
-
-
-def _open_account(book: Book, command: OpenAccount, record: Record) -> Refusal | None:
-    exponent = book.exponent_of(command.currency)
-    if _longer(command.external_reference, MAX_REFERENCE): return Refusal("field_too_long", "external_reference")
-    if _metadata_length(command.metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
-    if exponent is None: return Refusal("currency_unknown", "currency")
-    if book.references.get(command.external_reference or ""):
-        return Refusal("external_reference_taken", "external_reference")
-    limits = _read_limits(command.overdraft_limit, command.upper_limit, exponent)
-    if isinstance(limits, Refusal):
-        return limits
-    book.account_no += 1
-    normal = DEBIT if command.kind in ("asset", "expense") else CREDIT
-    account = Account(
-        book.ledger_no, book.account_no, record.seq, record.recorded_at, command.currency, exponent,
-        command.kind, normal, "open", limits[0], limits[1], command.external_reference, command.metadata,
-    )  # fmt: skip
-    book.add(account)
-    record.account = structs.replace(account)
-    if command.external_reference is not None:
-        book.references[command.external_reference] = True
-    return None
-
-
-def _change_account(book: Book, command: ChangeAccount, record: Record) -> Refusal | None:
-    account = book.accounts.get(command.account_id)
-    if account is None: return Refusal("account_unknown", "account_id")
-    if account.status == "closed": return Refusal("account_closed", "account_id")
-    metadata = account.metadata if command.metadata is UNSET else command.metadata
-    if _metadata_length(metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
-    limits = _changed_limits(account, command)
-    if isinstance(limits, Refusal):
-        return limits
-    floor, ceiling = limits
-    if floor is not None and account.available < floor: return Refusal("limit_in_use", "overdraft_limit")
-    if ceiling is not None and account.expected > ceiling: return Refusal("limit_in_use", "upper_limit")
-    if command.status == "closed" and not _is_empty(account): return Refusal("account_not_empty", "status")
-    account.floor, account.ceiling = floor, ceiling
-    account.metadata = metadata
-    account.status = account.status if command.status is UNSET else command.status
-    record.account = structs.replace(account)
-    return None
-
-
-def _declare_asset(book: Book, command: DeclareAsset, record: Record) -> Refusal | None:
-    declared = (book.assets or {}).get(command.code)
-    if not 1 <= len(command.code) <= 20 or not command.code.isascii(): return Refusal("field_too_long", "code")
-    if money.exponent_of(command.code) is not None: return Refusal("asset_conflict", "code")
-    if declared is not None and declared != command.exponent: return Refusal("asset_conflict", "exponent")
-    book.assets = {**(book.assets or {}), command.code: command.exponent}
-    return None
-
-
-Limits = tuple[int | None, int | None]
-
-
-def _read_limits(overdraft: str | None, upper: str | None, exponent: int) -> Limits | Refusal:
-    """Floor and ceiling in minor units; a limit may be zero, never negative."""
-    read: list[int | None] = []
-    for param, text in (("overdraft_limit", overdraft), ("upper_limit", upper)):
-        code = None if text is None else _amount_refusal(text, exponent)
-        if text is not None and (code not in (None, "amount_not_positive") or text.startswith("-")):
-            return Refusal(code or "amount_malformed", param)
-        read.append(None if text is None else money.to_minor(text, exponent))
-    return (None if read[0] is None else -read[0], read[1])
-
-
-def _changed_limits(account: Account, command: ChangeAccount) -> Limits | Refusal:
-    overdraft = None if command.overdraft_limit is UNSET else command.overdraft_limit
-    upper = None if command.upper_limit is UNSET else command.upper_limit
-    limits = _read_limits(overdraft, upper, account.exponent)
-    if isinstance(limits, Refusal):
-        return limits
-    floor = account.floor if command.overdraft_limit is UNSET else limits[0]
-    ceiling = account.ceiling if command.upper_limit is UNSET else limits[1]
-    return floor, ceiling
-
-
-def _is_empty(account: Account) -> bool:
-    return account.balance == 0 and account.pending_debits == 0 and account.pending_credits == 0
-
-
-def _longer(text: str | None, limit: int) -> bool:
-    return text is not None and len(text) > limit
-
-
-def _long_description(text: str | None) -> Refusal | None:
-    return Refusal("field_too_long", "description") if _longer(text, MAX_DESCRIPTION) else None
-
-
-def _metadata_length(metadata: Metadata | None) -> int:
-    return sum(len(name) + len(value) for name, value in metadata.items()) if metadata else 0
 
 
 _Decider = Callable[[Book, Any, Record], Refusal | None]
@@ -435,7 +330,7 @@ _DECIDERS: Final[dict[type, tuple[RecordKind, _Decider]]] = {
     VoidPending: ("void", _release),
     ExpirePending: ("expire", _expire),
     ReverseTransaction: ("reverse", _reverse),
-    OpenAccount: ("open_account", _open_account),
-    ChangeAccount: ("change_account", _change_account),
-    DeclareAsset: ("declare_asset", _declare_asset),
+    OpenAccount: ("open_account", open_account),
+    ChangeAccount: ("change_account", change_account),
+    DeclareAsset: ("declare_asset", declare_asset),
 }

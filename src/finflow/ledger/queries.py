@@ -71,7 +71,8 @@ select {JOURNAL_COLUMNS} from journal j where ledger_no = $1 and target = any($3
 """  # noqa: S608 # constants
 _TRIAL_BALANCE: Final = """
 select a.currency, a.exponent,
-       coalesce(sum(e.posted_debits), 0) as posted_debits, coalesce(sum(e.posted_credits), 0) as posted_credits,
+       coalesce(sum(e.posted_debits), 0) as posted_debits,
+       coalesce(sum(e.posted_credits), 0) as posted_credits,
        coalesce(sum(e.pending_debits), 0) as pending_debits,
        coalesce(sum(e.pending_credits), 0) as pending_credits,
        (select seq from heads where ledger_no = $1) as seq
@@ -85,7 +86,9 @@ select a.currency, a.exponent,
 _EXPIRING: Final = """
 select j.ledger_no, j.seq, j.recorded_at, j.expires_at from journal j
  where j.ledger_no = $1 and j.expires_at > $2 and j.expires_at <= $3 and j.code is null
-   and not exists (select from journal r where r.ledger_no = j.ledger_no and r.target = j.seq and r.code is null)
+   and not exists (
+       select from journal r where r.ledger_no = j.ledger_no and r.target = j.seq and r.code is null
+   )
  order by j.expires_at limit $4
 """
 
@@ -170,7 +173,7 @@ async def read_with_relatives(
 
 
 async def read_trial_balance(connection: Connection, ledger_no: int) -> Sequence[Any]:
-    """Per currency: exponent and totals over the newest entry of every account; every row has the head's `seq`."""
+    """Per currency: exponent and totals over the newest entries; every row has the head's `seq`."""
     rows: Sequence[Any] = await connection.fetch(_TRIAL_BALANCE, ledger_no)
     return rows
 

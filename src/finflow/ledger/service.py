@@ -66,7 +66,7 @@ class LedgerService:
         return known
 
     async def ledger_holding(self, prefix: str, resource_id: str) -> views.LedgerView:
-        """The ledger that an account's (`acc`) or a transaction's (`txn`) id points into. Raises resource_unknown."""
+        """The ledger that an `acc` or `txn` id points into. Raises resource_unknown."""
         try:
             return await self._ledger_of(_locate(prefix, resource_id, "resource_unknown").ledger_no)
         except FinFlowError as error:
@@ -153,7 +153,7 @@ class LedgerService:
         as_of: int | None = None,
         effective_at: int | None = None,
     ) -> views.BalanceView:
-        """Totals now, after `at_seq`, as booked by `as_of`, or by value date `effective_at` (microseconds)."""
+        """Totals now, after `at_seq`, as booked by `as_of`, or by value date `effective_at` (µs)."""
         read = queries.read_account
         if at_seq is not None:
             read = partial(queries.read_account_at_seq, seq=at_seq)

@@ -111,7 +111,7 @@ async def find_references(connection: Connection, ledger_no: int, references: Se
 
 
 async def find_assets(connection: Connection, ledger_no: int) -> dict[str, int]:
-    return {code: exponent for code, exponent in await connection.fetch(_ASSETS, ledger_no)}
+    return {row["code"]: row["exponent"] for row in await connection.fetch(_ASSETS, ledger_no)}
 
 
 async def find_targets(connection: Connection, ledger_no: int, seqs: Sequence[int]) -> list[Target]:
@@ -178,7 +178,7 @@ def _record(
 
 
 def _as_opened(record: Record, account: Account) -> Account:
-    """An account as its opening command left it, so that a replay answers the same; later changes keep theirs."""
+    """An account as its opening command left it, so that a replay of the opening answers the same."""
     if not isinstance(record.command, OpenAccount):
         return account
     return msgspec.structs.replace(
@@ -237,7 +237,7 @@ def pack(ledger_no: int, records: list[Record]) -> Packed:
 
 
 async def write(connection: Connection, ledger_no: int, batch: Sequence[Packed]) -> None:
-    """Write decided records: one COPY for the journal, one for the entries, and accounts where any changed."""
+    """Write decided records: one COPY of the journal, one of the entries, and accounts if any changed."""
     await _write_accounts(connection, ledger_no, [r for p in batch for r in p.records if r.code is None])
     await _copy(connection, "journal", copy.JOURNAL_COLUMNS, [p.journal for p in batch])
     # Each part is sorted, and sorting sorted runs is merging them.

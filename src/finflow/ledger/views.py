@@ -1,4 +1,4 @@
-"""The ledger as the world sees it: ids, decimal strings, aware datetimes. One way out for API, CLI and tests. Pure."""
+"""The ledger as the world sees it: ids, decimal strings, aware datetimes; one way out for all. Pure."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -90,7 +90,7 @@ class LineView(msgspec.Struct, frozen=True):
 
 
 class TransactionView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A transaction as it was booked, or, when read later, with what became of it (`status`, `resolved_by_id`)."""
+    """A transaction as booked or, read later, with what became of it (`status`, `resolved_by_id`)."""
 
     transaction_id: str
     ledger_id: str
@@ -230,8 +230,7 @@ def show_trial_balance(ledger_id: str, rows: Sequence[Mapping[str, Any]]) -> Tri
 
 def _show_totals(row: Mapping[str, Any]) -> CurrencyTotals:
     names = ("posted_debits", "posted_credits", "pending_debits", "pending_credits")
-    debits, credits, held_debits, held_credits = (int(row[name]) for name in names)
-    return CurrencyTotals(
-        row["currency"], *(money.to_text(int(row[name]), row["exponent"]) for name in names),
-        balanced=debits == credits and held_debits == held_credits,
-    )  # fmt: skip
+    minor = [int(row[name]) for name in names]
+    texts = [money.to_text(total, row["exponent"]) for total in minor]
+    balanced = minor[0] == minor[1] and minor[2] == minor[3]
+    return CurrencyTotals(row["currency"], texts[0], texts[1], texts[2], texts[3], balanced)

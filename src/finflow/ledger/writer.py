@@ -173,7 +173,7 @@ class LedgerWriter:
         return batch
 
     async def _decide_ahead(self, batch: Batch) -> None:
-        """Decide the jobs of a batch that are not decided yet on the book as the batches before will leave it."""
+        """Decide what is undecided in a batch on the book as the batches before it will leave it."""
         if not self._exact or self._under_lock or self._cautious or self._look_up or self._too_large():
             return
         if batch.epoch != self._epoch:
