@@ -338,7 +338,8 @@ class LedgerWriter:
         head = await store.lock_head(connection, self._ledger_no)
         if head is None:
             raise FinFlowError("ledger_unknown")
-        if not self._exact or self._book.seq != head.seq or self._too_large():
+        # What was decided ahead but not written is on the book; its `seq` may equal the head's by chance.
+        if batch.packed or not self._exact or self._book.seq != head.seq or self._too_large():
             self._book.reset(head)
         look_up = look_up or self._look_up > 0
         self._look_up, self._cautious = max(0, self._look_up - 1), max(0, self._cautious - 1)
