@@ -3,6 +3,7 @@
 import codecs
 import re
 import tomllib
+from collections import Counter as Counts
 from typing import Final
 
 import msgspec
@@ -122,17 +123,20 @@ def _malformed(text: str, path: str, problem: str) -> FinFlowError:
 
 
 def _line_of(text: str, path: str) -> int | None:
-    """The first line that sets the key, or opens the table, that `path` (such as row.date) ends in."""
-    names = [re.sub(r"\[.*?\]", "", name) for name in path.split(".")]
-    section = ""
+    """The first line that sets the key, or opens the table, of a path such as row.date or counter[1].kind."""
+    section, key_path = "", re.sub(r"\[\d+\]$", "", path)
+    opened: Counts[str] = Counts()
     for number, line in enumerate(text.splitlines(), 1):
-        if opened := _SECTION_LINE.match(line):
-            section = opened.group(1)
-            if [section] == names:
+        if table := _SECTION_LINE.match(line):
+            name = table.group(1)
+            section = f"{name}[{opened[name]}]" if line.lstrip().startswith("[[") else name
+            opened[name] += 1
+            if section == path:
                 return number
-        key = _KEY_LINE.match(line)
-        if key and [name for name in (section, key.group(1)) if name] == names:
-            return number
+        elif key := _KEY_LINE.match(line):
+            here = f"{section}.{key.group(1)}" if section else key.group(1)
+            if here == key_path:
+                return number
     return None
 
 
