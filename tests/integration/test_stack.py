@@ -1,18 +1,20 @@
 """The stack, started for real: killed, started again, on odd paths and on a full disk."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from finflow.db.migrations import migrate
 from finflow.kernel.errors import FinFlowError
 from finflow.stack import ports, processes
 from finflow.stack.folder import DataFolder
@@ -205,21 +207,63 @@ def test_a_port_is_reserved_for_our_workers_alone() -> None:
 
 
 @pytest.fixture
-def tiny_disk(data: Path) -> Iterator[Path]:
-    """A file system of 24 MB: enough for initdb to begin, too little for a database."""
+def mount(data: Path) -> Iterator[Callable[[int], Path]]:
+    """Mounts a file system of so many megabytes on the data folder."""
     data.mkdir(mode=0o700)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", data], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("only root can mount a small file system here")
-    yield data
-    subprocess.run(["umount", "-l", data], check=True)
+
+    def mount(size_mb: int) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m,mode=0700", "tmpfs", data]
+        if subprocess.run(command, capture_output=True).returncode != 0:
+            pytest.skip("only root can mount a small file system here")
+        return data
+
+    yield mount
+    subprocess.run(["umount", "-l", data], capture_output=True)
 
 
-async def test_a_disk_too_full_to_start_is_reported(tiny_disk: Path) -> None:
-    server = EmbeddedPostgres(DataFolder(tiny_disk))
+async def test_a_disk_too_small_for_a_database_is_reported(mount: Callable[[int], Path]) -> None:
+    server = EmbeddedPostgres(DataFolder(mount(24)))
     with pytest.raises(FinFlowError) as caught:
         await server.start()
     assert caught.value.kind.code == "database_full"
+    assert caught.value.kind.exit_code == 3
+
+
+async def test_a_disk_that_filled_up_is_reported_and_room_on_it_mends_all(
+    mount: Callable[[int], Path],
+) -> None:
+    folder = DataFolder(mount(160))
+    server = EmbeddedPostgres(folder)
+    await server.start()
+    await _fetch(server.url(), "CREATE TABLE kept AS SELECT 42 AS answer")
+    await server.stop()
+    ballast = folder.root / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    with pytest.raises(FinFlowError) as caught:
+        await server.start()
+    assert caught.value.kind.code == "database_full"
+    ballast.unlink()
+    await server.start()
+    assert await _fetch(server.url(), "SELECT answer FROM kept") == 42
+    await server.stop()
+
+
+async def test_a_migration_that_fills_the_disk_is_reported(
+    mount: Callable[[int], Path], tmp_path: Path
+) -> None:
+    server = EmbeddedPostgres(DataFolder(mount(160)))
+    await server.start()
+    large = (
+        "CREATE UNLOGGED TABLE large AS SELECT repeat(md5(i::text), 20) FROM generate_series(1, 400000) i;"
+    )
+    (tmp_path / "0001_large.sql").write_text(large)
+    with pytest.raises(FinFlowError) as caught:
+        await migrate(server.url(), tmp_path)
+    assert caught.value.kind.code == "database_full"
+    assert await _fetch(server.url(), "SELECT count(*) FROM schema_migrations") == 0
+    await server.stop()
 
 
 @pytest.fixture

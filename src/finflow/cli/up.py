@@ -1,5 +1,6 @@
 """`finflow up`: the database and the API, until Ctrl-C."""
 
+import io
 import os
 from time import monotonic
 from typing import Any
@@ -10,6 +11,7 @@ from finflow.app import Config, running
 from finflow.cli import echo_json
 from finflow.cli.options import data_option, database_url_option, json_option, port_option, workers_option
 from finflow.cli.until import Stop, first, run
+from finflow.stack.children import open_log
 from finflow.stack.folder import DataFolder
 from finflow.stack.service import Stack
 from finflow.telemetry import logs
@@ -27,8 +29,8 @@ def up(as_json: bool, **flags: Any) -> None:
     config = Config.load(flags)
     folder = DataFolder(config.data)
     folder.create()
-    with (folder.logs / "up.log").open("a") as log:
-        logs.configure(config.log_level, log)
+    with open_log(folder.logs / "up.log") as log:
+        logs.configure(config.log_level, io.TextIOWrapper(log))
         run(lambda stop: _up(config, as_json, stop))
 
 
