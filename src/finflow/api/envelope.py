@@ -7,6 +7,7 @@ import re
 import secrets
 from typing import Any, Final
 
+from finflow.api.deadlines import Deadlines
 from finflow.api.problems import problem
 from finflow.kernel.errors import FinFlowError
 
@@ -21,7 +22,7 @@ class Envelope:
 
     def __init__(self, app: Any, deadline_s: float = DEADLINE_S) -> None:
         self._app = app
-        self._deadline_s = deadline_s
+        self._deadlines = Deadlines(deadline_s)
         # Unique among processes by its random head, among requests by its count; it is no secret.
         self._head = f"req_{secrets.token_hex(8)}"
         self._count = itertools.count(1)
@@ -42,15 +43,18 @@ class Envelope:
                 message["headers"] = [*message["headers"], header]
             return send(message)
 
+        task = self._deadlines.enter()
         try:
-            async with asyncio.timeout(self._deadline_s):
-                await self._app(scope, receive, send_with_id)
-        except Exception as error:
-            if started:
+            await self._app(scope, receive, send_with_id)
+        except (Exception, asyncio.CancelledError) as error:
+            overdue = self._deadlines.ended(task)
+            if started or not (overdue or isinstance(error, Exception)):
                 raise
-            code = "deadline_exceeded" if isinstance(error, TimeoutError) else "internal"
+            code = "deadline_exceeded" if overdue else "internal"
             log.error("request failed", exc_info=error, extra={"request_id": request_id, "code": code})
             await problem(FinFlowError(code), request_id)(scope, receive, send_with_id)
+        finally:
+            self._deadlines.leave(task)
 
     def _request_id(self, headers: Any) -> str:
         for name, value in headers:

@@ -41,6 +41,7 @@ class LedgerService:
         self._writers: dict[int, LedgerWriter] = {}
         # A ledger's row never changes, nor does what a label holds: caches that cannot be stale.
         self._by_number: dict[int, views.LedgerView] = {}
+        self._numbers: dict[str, int] = {}
         self._labels: dict[ids.Locator, views.Label] = {}
         self._swept: dict[int, int] = {}
 
@@ -86,7 +87,7 @@ class LedgerService:
 
     async def show(self, ledger_id: str, record: Record) -> views.TransactionView:
         """An accepted transaction record as it was booked: the same answer, first time and replayed."""
-        ledger_no = _locate("led", ledger_id, "ledger_unknown").ledger_no
+        ledger_no = await self._ledger_no(ledger_id)
         labels = await self._labels_of(ledger_no, [record])
         target = None
         if record.target is not None:
@@ -241,8 +242,11 @@ class LedgerService:
         ]
 
     async def _ledger_no(self, ledger_id: str) -> int:
-        await self.ledger(ledger_id)
-        return _locate("led", ledger_id, "ledger_unknown").ledger_no
+        number = self._numbers.get(ledger_id)
+        if number is None:
+            await self.ledger(ledger_id)
+            number = self._numbers[ledger_id] = _locate("led", ledger_id, "ledger_unknown").ledger_no
+        return number
 
     async def _ledger_of(self, ledger_no: int) -> views.LedgerView:
         known = self._by_number.get(ledger_no)
