@@ -1,6 +1,7 @@
 """The client's shell: one connection pool, timeouts, and retries that carry the same key."""
 
 import asyncio
+import hashlib
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -93,10 +94,12 @@ class Client:
 
     async def ensure_account(self, new: NewAccount) -> Account:
         """The account with this external reference, opened now if it is not there. Safe to repeat."""
+        # A key made of the reference: asking again is answered from the journal and leaves no trace in it.
+        key = f"open:{hashlib.sha256(new.external_reference.encode()).hexdigest()}"
         try:
-            return await self._send("POST", "/v1/accounts", Account, new)
+            return await self._send("POST", "/v1/accounts", Account, new, key=key)
         except FinFlowError as error:
-            if error.kind.code != "external_reference_taken":
+            if error.kind.code not in ("external_reference_taken", "idempotency_conflict"):
                 raise
             found = await self.find_account(new.ledger_id, new.external_reference)
             if found is None:
