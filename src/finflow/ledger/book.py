@@ -4,6 +4,7 @@ A book is the accumulator of a fold over the journal. It holds only what the com
 the `seq` it is exact at, and can take back what it applied since a mark. Pure: no I/O, no clock.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -141,14 +142,7 @@ class Head(NamedTuple):
     recorded_at: int
 
 
-class Mark(msgspec.Struct, frozen=True):
-    """A point that a book can be taken back to."""
-
-    undo: int
-    account_no: int
-
-
-_Undo = tuple[Account, Leg, int]
+_Undo = tuple[Account, Leg, int] | Callable[[], None]
 
 
 class Book:
@@ -176,32 +170,37 @@ class Book:
         self.accounts[account.account_id] = account
         self.by_number[account.account_no] = account
 
+    def forget(self, account_no: int) -> None:
+        """An account that somebody else changed is read anew when it is needed."""
+        account = self.by_number.pop(account_no, None)
+        if account is not None:
+            del self.accounts[account.account_id]
+
     def exponent_of(self, currency: str) -> int | None:
         """Decimals of an ISO currency or of an asset of this ledger; None if it is neither."""
         exponent = money.exponent_of(currency)
         return (self.assets or {}).get(currency) if exponent is None else exponent
 
-    def mark(self) -> Mark:
-        return Mark(len(self._undo), self.account_no)
+    def mark(self) -> int:
+        """A point that the book can be taken back to."""
+        return len(self._undo)
 
     def settle(self) -> None:
         """What was applied so far stays: forget how to undo it."""
         self._undo.clear()
 
-    def roll_back(self, mark: Mark) -> None:
-        """Undo every leg applied since the mark, newest first."""
-        undo = self._undo
-        while len(undo) > mark.undo:
-            account, leg, effective_max = undo.pop()
-            account.effective_max = effective_max
-            account.version -= 1
-            if leg.direction == DEBIT:
-                account.posted_debits -= leg.posted
-                account.pending_debits -= leg.held
+    def on_roll_back(self, undo: Callable[[], None]) -> None:
+        """How to take back what was just done to the book other than by `apply`."""
+        self._undo.append(undo)
+
+    def roll_back(self, mark: int) -> None:
+        """Undo everything since the mark, newest first."""
+        while len(self._undo) > mark:
+            step = self._undo.pop()
+            if isinstance(step, tuple):
+                _unapply(*step)
             else:
-                account.posted_credits -= leg.posted
-                account.pending_credits -= leg.held
-        self.account_no = mark.account_no
+                step()
 
     def apply(self, leg: Leg, seq: int, effective_at: int) -> Entry:
         """Book one leg on its account and return the entry that says so."""
@@ -225,3 +224,14 @@ class Book:
             account.posted_debits, account.posted_credits, account.pending_debits, account.pending_credits,
             effective_max, late_at,
         )  # fmt: skip
+
+
+def _unapply(account: Account, leg: Leg, effective_max: int) -> None:
+    account.effective_max = effective_max
+    account.version -= 1
+    if leg.direction == DEBIT:
+        account.posted_debits -= leg.posted
+        account.pending_debits -= leg.held
+    else:
+        account.posted_credits -= leg.posted
+        account.pending_credits -= leg.held

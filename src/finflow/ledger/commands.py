@@ -93,7 +93,7 @@ class ChangeAccount(msgspec.Struct, frozen=True, tag="change_account", omit_defa
 class DeclareAsset(msgspec.Struct, frozen=True, tag="declare_asset"):
     """Declare a currency of one's own on this ledger: points, shares, metal."""
 
-    code: str
+    code: Annotated[str, msgspec.Meta(pattern="^[A-Z][A-Z0-9]{1,19}$")]
     exponent: Annotated[int, msgspec.Meta(ge=0, le=18)]
 
 

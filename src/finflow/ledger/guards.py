@@ -1,10 +1,52 @@
-"""Guards that several rules share: lengths of texts, and whether a text is an amount. Pure."""
+"""The order of all rules, and the guards that several of them share. Pure."""
 
 from typing import Final
 
 from finflow.kernel import money
 from finflow.ledger.book import Refusal
 from finflow.ledger.commands import Metadata
+
+PRECEDENCE: Final = (
+    # the command by itself
+    "too_few_entries",
+    "too_many_entries",
+    "field_too_long",
+    "text_malformed",
+    "currency_unknown",
+    "asset_conflict",
+    "external_reference_taken",
+    # the transaction it names
+    "transaction_unknown",
+    "not_pending",
+    "not_reversible",
+    "already_posted",
+    "already_voided",
+    "already_expired",
+    "already_reversed",
+    "not_expired",
+    "capture_needs_two_entries",
+    # each entry
+    "account_unknown",
+    "account_closed",
+    "account_frozen",
+    "currency_mismatch",
+    "amount_malformed",
+    "amount_too_precise",
+    "amount_out_of_range",
+    "amount_not_positive",
+    "capture_exceeds_pending",
+    # the entries together
+    "unbalanced",
+    # the accounts after it
+    "balance_out_of_range",
+    "exceeds_available",
+    "exceeds_limit",
+    "limit_in_use",
+    "account_not_empty",
+    # its group
+    "group_refused",
+)
+RANK: Final = {code: rank for rank, code in enumerate(PRECEDENCE)}
 
 MAX_DESCRIPTION: Final = 500
 MAX_REFERENCE: Final = 140
@@ -33,3 +75,8 @@ def long_description(text: str | None) -> Refusal | None:
 
 def metadata_length(metadata: Metadata | None) -> int:
     return sum(len(name) + len(value) for name, value in metadata.items()) if metadata else 0
+
+
+def unstorable(*texts: str | None) -> bool:
+    """PostgreSQL cannot hold the character NUL in a text."""
+    return any(text is not None and "\0" in text for text in texts)

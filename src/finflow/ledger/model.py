@@ -1,8 +1,9 @@
 """The rules of the ledger: what a command does to a book, or why it does nothing.
 
-`decide` is the only door. The guards stand in the order in which they are checked; PRECEDENCE is that
-order in one list, tests/unit/test_rules.py holds it, docs/reference/errors.md explains each code. Where
-several entries of a transaction break rules, the rule that stands first wins, then the first entry.
+`decide` is the only door. The guards stand in the order in which they are checked; PRECEDENCE in
+guards.py is that order in one list, tests/unit/test_rules.py holds it, docs/reference/errors.md explains
+each code. Where several entries of a transaction break rules, the rule that stands first wins, then the
+first entry.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -29,53 +30,17 @@ from finflow.ledger.guards import (
     MAX_DESCRIPTION,
     MAX_METADATA,
     MAX_REFERENCE,
+    PRECEDENCE,
+    RANK,
     amount_refusal,
     long_description,
     metadata_length,
+    unstorable,
 )
+
+__all__ = ["MAX_ENTRIES", "PRECEDENCE", "decide", "decide_group", "decide_one"]
 
 MAX_ENTRIES: Final = 1_000
-
-PRECEDENCE: Final = (
-    # the command by itself
-    "too_few_entries",
-    "too_many_entries",
-    "field_too_long",
-    "currency_unknown",
-    "asset_conflict",
-    "external_reference_taken",
-    # the transaction it names
-    "transaction_unknown",
-    "not_pending",
-    "not_reversible",
-    "already_posted",
-    "already_voided",
-    "already_expired",
-    "already_reversed",
-    "not_expired",
-    "capture_needs_two_entries",
-    # each entry
-    "account_unknown",
-    "account_closed",
-    "account_frozen",
-    "currency_mismatch",
-    "amount_malformed",
-    "amount_too_precise",
-    "amount_out_of_range",
-    "amount_not_positive",
-    "capture_exceeds_pending",
-    # the entries together
-    "unbalanced",
-    # the accounts after it
-    "balance_out_of_range",
-    "exceeds_available",
-    "exceeds_limit",
-    "limit_in_use",
-    "account_not_empty",
-    # its group
-    "group_refused",
-)
-_RANK: Final = {code: rank for rank, code in enumerate(PRECEDENCE)}
 
 Legs = list[Leg]
 
@@ -96,7 +61,6 @@ def decide_group(book: Book, requests: Iterable[Request], at: int) -> list[Recor
     for record in records:
         record.code = record.code or "group_refused"
         record.entries, record.account, record.expires_at = (), None, None
-        _release_target(book, record)
     return records
 
 
@@ -135,6 +99,7 @@ def _transaction_refusal(command: PostTransaction) -> Refusal | None:
     if len(command.description or "") > MAX_DESCRIPTION: return Refusal("field_too_long", "description")
     if len(command.reference or "") > MAX_REFERENCE: return Refusal("field_too_long", "reference")
     if metadata_length(command.metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
+    if unstorable(command.reference): return Refusal("text_malformed", "reference")
     return None
 
 
@@ -177,7 +142,7 @@ def _first_line_refusal(book: Book, lines: list[EntryLine]) -> Refusal:
         if code is not None:
             field = "account_id" if code.startswith("account") else "currency"
             param = "amount" if code.startswith("amount") else field
-            found.append((_RANK[code], index, Refusal(code, f"entries[{index}].{param}")))
+            found.append((RANK[code], index, Refusal(code, f"entries[{index}].{param}")))
     return min(found)[2]
 
 
@@ -204,7 +169,7 @@ def _balance_refusal(account: Account) -> str | None:
 
 def _first_balance_refusal(legs: Legs, start: int) -> Refusal:
     codes = ((index, _balance_refusal(legs[index].account)) for index in range(start, len(legs)))
-    _, index, code = min((_RANK[code], index, code) for index, code in codes if code is not None)
+    _, index, code = min((RANK[code], index, code) for index, code in codes if code is not None)
     return Refusal(code, f"entries[{index}]")
 
 
@@ -313,14 +278,8 @@ def _resolve(book: Book, target: Target, legs: Legs, record: Record, effective_a
     refusal = _book_legs(book, legs, record, effective_at)
     if refusal is None:
         target.resolved_by = record.kind
+        book.on_roll_back(lambda: setattr(target, "resolved_by", None))
     return refusal
-
-
-def _release_target(book: Book, record: Record) -> None:
-    """A refused group leaves the transactions it named as they were."""
-    target = None if record.target is None else book.targets.get(record.target)
-    if target is not None and record.code == "group_refused" and target.resolved_by == record.kind:
-        target.resolved_by = None
 
 
 _Decider = Callable[[Book, Any, Record], Refusal | None]

@@ -12,7 +12,7 @@ import msgspec
 from finflow.kernel import ids, money
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger import copy
-from finflow.ledger.book import Account, Entry, Head, Record, Target
+from finflow.ledger.book import Account, Book, Entry, Head, Record, Target
 from finflow.ledger.commands import (
     ChangeAccount,
     Command,
@@ -70,6 +70,9 @@ _REFERENCES: Final = """
 select external_reference from accounts where ledger_no = $1 and external_reference = any($2::text[])
 """
 _ASSETS: Final = "select code, exponent from assets where ledger_no = $1"
+_CHANGES: Final = """
+select kind, target, legs from journal where ledger_no = $1 and seq > $2 and code is null
+"""
 _ADD_ACCOUNTS: Final = """
 insert into accounts (ledger_no, account_no, seq, created_at, currency, exponent, kind, normal, status,
                       floor, ceiling, external_reference, metadata)
@@ -99,6 +102,19 @@ async def advance_head(connection: Connection, ledger_no: int, head: Head, expec
     at = to_datetime(head.recorded_at)
     moved = await connection.fetchval(_ADVANCE, ledger_no, head.seq, head.account_no, at, expected_seq)
     return moved is not None
+
+
+async def catch_up(connection: Connection, book: Book, head: Head) -> None:
+    """Forget what others changed between the book's `seq` and the head, which is locked."""
+    for row in await connection.fetch(_CHANGES, book.ledger_no, book.seq):
+        for account_no, _ in copy.read_legs(row["legs"]):
+            book.forget(account_no)
+        book.targets.pop(row["target"], None)
+        if row["kind"] == "open_account":
+            book.references.clear()
+        elif row["kind"] == "declare_asset":
+            book.assets = None
+    book.seq, book.account_no, book.recorded_at = head
 
 
 async def find_accounts(connection: Connection, ledger_no: int, account_nos: Sequence[int]) -> list[Account]:

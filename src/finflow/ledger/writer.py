@@ -12,13 +12,14 @@ import asyncio
 import logging
 import random
 from collections import deque
-from typing import Final, NamedTuple
+from typing import Final
 
 import asyncpg
 
 from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import model, store
+from finflow.ledger.batch import Batch, Job
 from finflow.ledger.book import Book, Head, Record
 from finflow.ledger.commands import Request
 from finflow.ledger.loader import load, needs
@@ -36,6 +37,8 @@ RETRY_FOR_S: Final = 20.0
 ACQUIRE_TIMEOUT_S: Final = 5.0
 # After another process wrote, or a key came back, the next batches expect the same again.
 CAUTIOUS_BATCHES: Final = 8
+# Further behind than this, reading what changed costs more than reading what is needed.
+MAX_CATCH_UP: Final = 5_000
 
 _TRY_AGAIN: Final = (
     asyncpg.PostgresConnectionError,
@@ -47,34 +50,6 @@ _TRY_AGAIN: Final = (
     OSError,
     TimeoutError,
 )
-
-
-class Job(NamedTuple):
-    """Requests of one caller that are answered together; `atomic` decides them all or nothing."""
-
-    requests: list[Request]
-    atomic: bool
-    reply: "asyncio.Future[list[Record]]"
-
-
-class Batch:
-    """Jobs for one database transaction, and what was decided of them ahead, on the book of `epoch`."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-        self.size = 0
-        self.restart(-1, 0)
-
-    def restart(self, epoch: int, base_seq: int) -> None:
-        """Nothing is decided yet; what will be starts from `base_seq`."""
-        self.epoch = epoch
-        self.base_seq = base_seq
-        self.replies: list[list[Record]] = []
-        self.packed: list[store.Packed] = []
-        self.head: Head | None = None
-
-    def requests(self) -> list[Request]:
-        return [request for job in self.jobs for request in job.requests]
 
 
 class _Unconfirmed(Exception):
@@ -338,9 +313,7 @@ class LedgerWriter:
         head = await store.lock_head(connection, self._ledger_no)
         if head is None:
             raise FinFlowError("ledger_unknown")
-        # What was decided ahead but not written is on the book; its `seq` may equal the head's by chance.
-        if batch.packed or not self._exact or self._book.seq != head.seq or self._too_large():
-            self._book.reset(head)
+        await self._bring_up(connection, batch, head)
         look_up = look_up or self._look_up > 0
         self._look_up, self._cautious = max(0, self._look_up - 1), max(0, self._cautious - 1)
         requests = batch.requests()
@@ -355,6 +328,16 @@ class LedgerWriter:
             await store.write(connection, self._ledger_no, packed)
         self._exact = True
         return replies
+
+    async def _bring_up(self, connection: store.Connection, batch: Batch, head: Head) -> None:
+        """Make the book exact at the head: forget what others changed, or everything where that is less."""
+        behind = head.seq - self._book.seq
+        # What was decided ahead but not written is on the book; its `seq` may equal the head's by chance.
+        if batch.packed or not self._exact or self._too_large() or not 0 <= behind <= MAX_CATCH_UP:
+            self._book.reset(head)
+        elif behind:
+            self._cautious = CAUTIOUS_BATCHES
+            await store.catch_up(connection, self._book, head)
 
     async def _decide_all(
         self, batch: Batch, known: dict[str, Record]

@@ -1,0 +1,139 @@
+"""Single-transaction HTTP requests, beside an empty route of the same workers in the same run.
+
+`python -m bench.http [--json] [--keep] [--short]`. Two workers, 500 keep-alive connections, two-entry
+transactions over 10,000 accounts, a fresh idempotency key each. wrk drives it, because a load generator in
+Python would eat the machine; where wrk is not installed, the benchmark says so and measures nothing.
+Every answer that wrk counted is compared with what the ledger's journal holds afterwards.
+"""
+
+import argparse
+import asyncio
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+import uvloop
+
+from bench.ground import median, pool_of, report
+from bench.ledger import make_ledger
+from finflow.ledger.service import LedgerService
+from finflow.stack.service import Stack, StackSettings, running
+
+WORKERS = 2
+CONNECTIONS = 500
+
+# Keys are unique across wrk's threads and runs; amounts and accounts come from a seeded generator.
+SCRIPT = """
+local accounts = {}
+local threads = 0
+function setup(thread)
+  thread:set("number", threads)
+  threads = threads + 1
+end
+function init(args)
+  for line in io.lines(args[1]) do accounts[#accounts + 1] = line end
+  ledger, run, sent = args[2], args[3], 0
+  math.randomseed(1993 + number)
+end
+function request()
+  sent = sent + 1
+  local debit = math.random(#accounts)
+  local credit = debit % #accounts + 1
+  local amount = string.format("%d.%02d", math.random(0, 99), math.random(1, 99))
+  local body = '{"ledger_id":"' .. ledger .. '","entries":[{"account_id":"' .. accounts[debit] ..
+    '","direction":"debit","amount":"' .. amount .. '","currency":"SGD"},{"account_id":"' .. accounts[credit] ..
+    '","direction":"credit","amount":"' .. amount .. '","currency":"SGD"}]}'
+  return wrk.format("POST", "/v1/transactions", {["Content-Type"] = "application/json",
+    ["Idempotency-Key"] = run .. "-" .. number .. "-" .. sent}, body)
+end
+function done(summary, latency, requests)
+  local e = summary.errors
+  print(string.format("RESULT %d %d %d %d %d %d", summary.requests, summary.duration,
+    e.connect + e.read + e.write + e.timeout + e.status, latency:percentile(50), latency:percentile(99),
+    latency:percentile(99.9)))
+end
+"""
+EMPTY = "function done(s, l, r) print(string.format('RESULT %d %d 0 0 0 0', s.requests, s.duration)) end"
+
+
+async def wrk(url: str, script: str, seconds: int, *arguments: str) -> dict[str, float]:
+    """Runs wrk once; requests a second, errors, and latency quantiles in milliseconds."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+        file.write(script)
+        file.flush()
+        process = await asyncio.create_subprocess_exec(
+            "wrk", "-t2", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s", "-s", file.name, url, "--",
+            *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        output = (await process.communicate())[0].decode()
+    found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)", output)
+    assert found, output
+    requests, micros, errors, p50, p99, p999 = (int(number) for number in found.groups())
+    return {
+        "requests": requests, "per_s": requests / micros * 1e6, "errors": errors,
+        "p50_ms": p50 / 1e3, "p99_ms": p99 / 1e3, "p999_ms": p999 / 1e3,
+    }  # fmt: skip
+
+
+async def measure(rounds: int, seconds: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="finflow-bench-") as folder:
+        settings = StackSettings(data=Path(folder) / "data", workers=WORKERS)
+        async with running(settings) as stack:
+            return await _measure(stack, Path(folder) / "accounts", rounds, seconds)
+
+
+async def _measure(stack: Stack, listing: Path, rounds: int, seconds: int) -> dict[str, Any]:
+    pool = await pool_of(stack.database_url, 2)
+    service = LedgerService(pool)
+    ledger_id, accounts = await make_ledger(service, "http")
+    await service.close()
+    listing.write_text("\n".join(accounts) + "\n")
+    before = (await service.trial_balance(ledger_id)).seq
+    posts: list[dict[str, float]] = []
+    empties: list[dict[str, float]] = []
+    arguments = (str(listing), ledger_id)
+    await wrk(stack.url, SCRIPT, max(2, seconds // 3), *arguments, "warm")
+    for number in range(rounds):
+        posts.append(await wrk(stack.url, SCRIPT, seconds, *arguments, f"run{number}"))
+        empties.append(await wrk(f"{stack.url}/healthz", EMPTY, max(2, seconds // 3)))
+    rss = max(psutil.Process(pid).memory_info().rss for pid in stack.worker_pids) / 2**20
+    after = await service.trial_balance(ledger_id)
+    pool.terminate()
+    answered = int(sum(run["requests"] for run in posts))
+    return {
+        "requests_per_s": round(median([run["per_s"] for run in posts])),
+        "p50_ms": median([run["p50_ms"] for run in posts]),
+        "p99_ms": median([run["p99_ms"] for run in posts]),
+        "p999_ms": median([run["p999_ms"] for run in posts]),
+        "errors": int(sum(run["errors"] for run in posts)),
+        "empty_route_per_s": round(median([run["per_s"] for run in empties])),
+        "empty_route_ratio": median([p["per_s"] / e["per_s"] for p, e in zip(posts, empties, strict=True)]),
+        "worker_rss_mb": round(rss, 1),
+        "workers": WORKERS,
+        "connections": CONNECTIONS,
+        "answered": answered,
+        # What was in flight when wrk stopped is journaled but not counted by it.
+        "journaled_at_least_as_answered": after.seq - before >= answered,
+        "books_balanced": after.balanced,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="write bench/results/")
+    parser.add_argument("--short", action="store_true", help="one small round: shows that it runs")
+    options = parser.parse_args()
+    if shutil.which("wrk") is None:
+        report("http", {"skipped": "wrk is not installed"}, seed=1993, as_json=options.json, keep=False)
+        return
+    rounds, seconds = (1, 3) if options.short else (3, 12)
+    figures = uvloop.run(measure(rounds, seconds))
+    report("http", figures, seed=1993, as_json=options.json, keep=options.keep)
+
+
+if __name__ == "__main__":
+    main()
