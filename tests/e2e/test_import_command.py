@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,15 @@ def test_what_cannot_start_says_why_with_its_exit_code(history: Path, tmp_path: 
     assert "line 2" in wrong.stderr
     assert "none.csv" in missing.stderr
     assert "hint:" in size.stderr
+
+
+def test_an_address_where_nobody_listens_is_told_at_once(history: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        done = finflow("import", str(history), "--mapping", GENERATED, "--url", nobody)
+    assert done.returncode == 3
+    assert nobody in done.stderr
 
 
 @pytest.mark.skipif(not BERKA.is_file(), reason="no shared bank history: set FINFLOW_SHARED_DATA")

@@ -34,6 +34,7 @@ from finflow.kernel.errors import FinFlowError
 T = TypeVar("T")
 
 ENTRIES_PAGE: Final = 1000
+_FIRST_ANSWER_S: Final = 5.0
 
 
 class _Ledgers(msgspec.Struct):
@@ -47,8 +48,9 @@ class _Accounts(msgspec.Struct):
 class Client:
     """Talks to one FinFlow over HTTP. Raises FinFlowError with the server's code, or `api_unreachable`.
 
-    `timeout_s` bounds one attempt, `budget_s` all attempts of one request together. Requests that are
-    safe to repeat (reads, and writes with an idempotency key or a unique reference) are repeated.
+    `timeout_s` bounds one attempt, `budget_s` all attempts of one request together; as long as nobody has
+    ever answered, five seconds do, since the address may simply be wrong. Requests that are safe to repeat
+    (reads, and writes with an idempotency key or a unique reference) are repeated.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Client:
         self._url = url.rstrip("/")
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(5.0, timeout_s))
         self._budget_s = budget_s
+        self._answered = False
         self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
         self._jitter = random.Random()  # noqa: S311 -- spreads retries in time; no secret depends on it
@@ -157,7 +160,7 @@ class Client:
             headers["idempotency-key"] = key
         # Encoded once, so that every attempt sends the same bytes under the same key.
         data = None if body is None else msgspec.json.encode(body)
-        deadline_s = time.monotonic() + self._budget_s
+        started_s = time.monotonic()
         attempt = 0
         while True:
             attempt += 1
@@ -166,7 +169,8 @@ class Client:
                 return _decoded(outcome, shape)
             error, again = outcome
             delay_s = retry_delay_s(attempt, self._jitter.random())
-            if not again or time.monotonic() + delay_s > deadline_s:
+            budget_s = self._budget_s if self._answered else min(self._budget_s, _FIRST_ANSWER_S)
+            if not again or time.monotonic() + delay_s - started_s > budget_s:
                 raise error
             await asyncio.sleep(delay_s)
 
@@ -187,6 +191,7 @@ class Client:
                 method, self._url + path, headers=headers, data=data, params=query
             ) as response:
                 content = await response.read()
+                self._answered = True
                 if response.status < 300:
                     return content
                 problem: Problem = problem_of(response.status, content)
