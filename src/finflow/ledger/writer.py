@@ -297,7 +297,9 @@ class LedgerWriter:
     async def _write_in(
         self, connection: store.Connection, batch: Batch, look_up: bool
     ) -> list[list[Record]]:
-        if batch.head is not None and not look_up and self._epoch == batch.epoch:
+        # A job that joined when the book had become too large is not decided yet.
+        whole = len(batch.replies) == len(batch.jobs)
+        if whole and batch.head is not None and not look_up and self._epoch == batch.epoch:
             if await store.advance_head(connection, self._ledger_no, batch.head, batch.base_seq):
                 await store.write(connection, self._ledger_no, batch.packed)
                 return batch.replies
