@@ -1,0 +1,57 @@
+# What the tutorial and the how-to pages type with: `. examples/shell.sh`. Needs bash, curl and python3.
+# FINFLOW_URL names the API; `finflow up` prints it.
+
+api=${FINFLOW_URL:-http://127.0.0.1:8400}
+
+# send METHOD PATH [BODY [IDEMPOTENCY-KEY]]: prints the status and keeps the answer's body in $answer.
+send() {
+  local response status
+  response=$(curl -si -X "$1" "$api$2" ${3:+-H 'Content-Type: application/json' -d "$3"} \
+    ${4:+-H "Idempotency-Key: $4"}) || { echo "nobody answers at $api" >&2; return 1; }
+  status=${response#* }
+  status=${status%% *}
+  answer=${response##*$'\r\n\r\n'}
+  case $response in *[Ii]dempotency-[Rr]eplayed*) status="$status replayed" ;; esac
+  echo "$status"
+}
+
+post() { send POST "$@"; }
+patch() { send PATCH "$@"; }
+get() { send GET "$1"; }
+
+# show [FIELD ...]: the answer's fields, one a line; the items of a list, one a line.
+show() {
+  python3 -c '
+import json, sys
+answer = json.loads(sys.argv[1])
+for name in sys.argv[2:] or answer:
+    value = answer.get(name)
+    if isinstance(value, list):
+        print(f"{name}:", *(json.dumps(item) for item in value), sep="\n  ")
+    else:
+        print(f"{name}: {json.dumps(value)}")
+' "$answer" "$@"
+}
+
+# field NAME: the bare value of one field of the answer, to keep in a variable.
+field() { python3 -c 'import json, sys; print(json.loads(sys.argv[1])[sys.argv[2]])' "$answer" "$1"; }
+
+# open_ledger NAME: a new tenant with one ledger; sets $tenant and $ledger.
+open_ledger() {
+  post /v1/tenants "{\"name\": \"$1\"}" > /dev/null && tenant=$(field tenant_id)
+  post /v1/ledgers "{\"tenant_id\": \"$tenant\", \"name\": \"$1\"}" > /dev/null && ledger=$(field ledger_id)
+}
+
+# open_account KIND CURRENCY [MORE]: opens an account and prints its id; MORE is further JSON fields.
+open_account() {
+  post /v1/accounts "{\"ledger_id\": \"$ledger\", \"kind\": \"$1\", \"currency\": \"$2\"${3:+, $3}}" > /dev/null
+  field account_id
+}
+
+# transaction DEBIT CREDIT AMOUNT [MORE]: the body that debits one account and credits another, in SGD.
+transaction() {
+  printf '{"ledger_id": "%s", "entries": [
+    {"account_id": "%s", "direction": "debit", "amount": "%s", "currency": "SGD"},
+    {"account_id": "%s", "direction": "credit", "amount": "%s", "currency": "SGD"}]%s}' \
+    "$ledger" "$1" "$3" "$2" "$3" "${4:+, $4}"
+}
