@@ -4,6 +4,7 @@ from functools import partial
 from typing import Final
 
 from litestar import get, patch, post
+from litestar.params import FromPath
 
 from finflow.api import outcomes
 from finflow.api.answers import Answer, ok
@@ -54,7 +55,7 @@ async def open_account(request: HttpRequest) -> Answer:
     opt={"takes": AccountChange, "gives": AccountView, "key": "optional"},
     summary="Freeze, close, or change limits or metadata",
 )
-async def change_account(request: HttpRequest, account_id: str) -> Answer:
+async def change_account(request: HttpRequest, account_id: FromPath[str]) -> Answer:
     key = key_or_fresh(request)
     change = await _CHANGE.read(request)
     ledger_id = (await ledger_of(request).ledger_holding("acc", account_id)).ledger_id
@@ -89,7 +90,7 @@ def _page(ledger_id: str, accounts: list[Account], more: bool) -> AccountPage:
 
 
 @get("/v1/accounts/{account_id:str}", opt={"gives": AccountView}, summary="Read an account")
-async def read_account(request: HttpRequest, account_id: str) -> Answer:
+async def read_account(request: HttpRequest, account_id: FromPath[str]) -> Answer:
     _NOTHING.read(request)
     account = await ledger_of(request).account(account_id)
     holder = await ledger_of(request).ledger_holding("acc", account_id)
@@ -101,7 +102,7 @@ async def read_account(request: HttpRequest, account_id: str) -> Answer:
     opt={"query": BalanceQuery, "gives": BalanceView},
     summary="Read a balance, now or as of a moment",
 )
-async def read_balance(request: HttpRequest, account_id: str) -> Answer:
+async def read_balance(request: HttpRequest, account_id: FromPath[str]) -> Answer:
     query = _BALANCE.read(request)
     if sum(moment is not None for moment in (query.as_of, query.effective_at, query.at_seq)) > 1:
         raise FinFlowError("request_malformed", "Give one of as_of, effective_at and at_seq.", "as_of")
@@ -122,7 +123,7 @@ async def read_balance(request: HttpRequest, account_id: str) -> Answer:
     opt={"query": EntriesQuery, "gives": EntryPage},
     summary="List an account's entries, newest first",
 )
-async def list_entries(request: HttpRequest, account_id: str) -> Answer:
+async def list_entries(request: HttpRequest, account_id: FromPath[str]) -> Answer:
     query = _ENTRIES.read(request)
     items = await ledger_of(request).entries(account_id, query.before, query.limit)
     more = len(items) == query.limit and items[-1].version > 1

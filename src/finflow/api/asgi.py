@@ -11,9 +11,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
 from litestar import Litestar
-from litestar.openapi import OpenAPIConfig
+from litestar.datastructures import State
 
-from finflow import __version__
 from finflow.api import accounts, batches, health, ledgers, openapi, state, transactions
 from finflow.api.decoding import BATCH_BODY_LIMIT
 from finflow.api.envelope import DEADLINE_S, Envelope
@@ -60,9 +59,8 @@ def build(open_services: OpenServices, deadline_s: float = DEADLINE_S) -> Envelo
         lifespan=[_lifespan(open_services)],
         exception_handlers={Exception: on_error},
         logging_config=None,
-        openapi_config=OpenAPIConfig(
-            title="FinFlow", version=__version__, path="/openapi-pages", render_plugins=[]
-        ),
+        openapi_config=None,
+        state=State({"handlers": HANDLERS}),
         request_max_body_size=BATCH_BODY_LIMIT,
     )
     return Envelope(app, deadline_s)

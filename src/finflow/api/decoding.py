@@ -17,6 +17,7 @@ HttpRequest = Request[Any, Any, Any]
 MIB: Final = 1024 * 1024
 BODY_LIMIT: Final = MIB
 BATCH_BODY_LIMIT: Final = 32 * MIB
+DRAIN_LIMIT: Final = 64 * MIB
 MAX_QUERY: Final = 20
 
 _WRONG: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -92,9 +93,10 @@ def media_type_of(request: HttpRequest) -> bytes:
 
 
 async def read_body(request: HttpRequest, limit: int) -> bytes:
-    """The whole body. Raises request_too_large from Content-Length alone, or as soon as more has come."""
+    """The whole body. Raises request_too_large for what Content-Length says, or as soon as more has come."""
     for name, value in request.scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value[:20]) > limit:
+            await _drain(request)
             raise _too_large(limit)
     parts: list[bytes] = []
     size = 0
@@ -105,10 +107,23 @@ async def read_body(request: HttpRequest, limit: int) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
+            parts.clear()
+            if message.get("more_body", False):
+                await _drain(request)
             raise _too_large(limit)
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _drain(request: HttpRequest) -> None:
+    """Throw away what still comes, up to a bound: a client that is still sending would not see the answer."""
+    left = DRAIN_LIMIT
+    while left > 0:
+        message: Any = await request.receive()
+        left -= len(message.get("body", b""))
+        if not message.get("more_body", False):
+            return
 
 
 def _too_large(limit: int) -> FinFlowError:

@@ -3,6 +3,7 @@
 from typing import Final
 
 from litestar import get, post
+from litestar.params import FromPath
 
 from finflow.api import outcomes
 from finflow.api.answers import Answer, created, ok
@@ -38,7 +39,7 @@ async def list_ledgers(request: HttpRequest) -> Answer:
 
 
 @get("/v1/ledgers/{ledger_id:str}", opt={"gives": LedgerView}, summary="Read a ledger")
-async def read_ledger(request: HttpRequest, ledger_id: str) -> Answer:
+async def read_ledger(request: HttpRequest, ledger_id: FromPath[str]) -> Answer:
     _NOTHING.read(request)
     return ok(await ledger_of(request).ledger(ledger_id))
 
@@ -48,7 +49,7 @@ async def read_ledger(request: HttpRequest, ledger_id: str) -> Answer:
     opt={"gives": TrialBalanceView},
     summary="Debits and credits of every currency",
 )
-async def read_trial_balance(request: HttpRequest, ledger_id: str) -> Answer:
+async def read_trial_balance(request: HttpRequest, ledger_id: FromPath[str]) -> Answer:
     _NOTHING.read(request)
     return ok(await ledger_of(request).trial_balance(ledger_id))
 

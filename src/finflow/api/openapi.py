@@ -4,12 +4,15 @@ A handler says in its `opt` which struct it takes, gives, and reads from the que
 schemas, so what is documented is what is enforced.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 from litestar import Litestar, get
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import OpenAPIConfig
 
+from finflow import __version__
 from finflow.api.answers import Answer, ok
 from finflow.api.decoding import HttpRequest
 from finflow.api.schemas import Problem
@@ -24,12 +27,15 @@ async def openapi_json(request: HttpRequest) -> Answer:
     app = request.scope["litestar_app"]
     found: Answer | None = getattr(app.state, "openapi", None)
     if found is None:
-        found = app.state.openapi = ok(document(app))
+        found = app.state.openapi = ok(document(app.state.handlers))
     return found
 
 
-def document(app: Litestar) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of an application as plain dicts."""
+def document(handlers: Sequence[HTTPRouteHandler]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these routes as plain dicts."""
+    # An application of its own, because Litestar adds HTML pages wherever it documents.
+    config = OpenAPIConfig(title="FinFlow", version=__version__, render_plugins=[])
+    app = Litestar(list(handlers), openapi_config=config, logging_config=None)
     written: dict[str, Any] = app.openapi_schema.to_schema()
     named: dict[str, type] = {"Problem": Problem}
     for handler in _handlers(app):

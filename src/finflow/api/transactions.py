@@ -3,6 +3,7 @@
 from typing import Final
 
 from litestar import get, post
+from litestar.params import FromPath
 
 from finflow.api import outcomes
 from finflow.api.answers import Answer, ok
@@ -46,7 +47,7 @@ async def post_transaction(request: HttpRequest) -> Answer:
 
 
 @post("/v1/transactions/{transaction_id:str}/post", opt=_opt(Capture), summary="Post a pending transaction")
-async def post_pending(request: HttpRequest, transaction_id: str) -> Answer:
+async def post_pending(request: HttpRequest, transaction_id: FromPath[str]) -> Answer:
     key = required_key(request)
     body = await _CAPTURE.read(request)
     check_moment(body.effective_at, "effective_at")
@@ -55,7 +56,7 @@ async def post_pending(request: HttpRequest, transaction_id: str) -> Answer:
 
 
 @post("/v1/transactions/{transaction_id:str}/void", opt=_opt(Void), summary="Release a pending transaction")
-async def void_pending(request: HttpRequest, transaction_id: str) -> Answer:
+async def void_pending(request: HttpRequest, transaction_id: FromPath[str]) -> Answer:
     key = required_key(request)
     body = await _VOID.read(request)
     command = VoidPending(transaction_id, body.description)
@@ -67,7 +68,7 @@ async def void_pending(request: HttpRequest, transaction_id: str) -> Answer:
     opt=_opt(Reversal),
     summary="Reverse a posted transaction",
 )
-async def reverse_transaction(request: HttpRequest, transaction_id: str) -> Answer:
+async def reverse_transaction(request: HttpRequest, transaction_id: FromPath[str]) -> Answer:
     key = required_key(request)
     body = await _REVERSAL.read(request)
     check_moment(body.effective_at, "effective_at")
@@ -80,7 +81,7 @@ async def _ledger_id(request: HttpRequest, transaction_id: str) -> str:
 
 
 @get("/v1/transactions/{transaction_id:str}", opt={"gives": TransactionView}, summary="Read a transaction")
-async def read_transaction(request: HttpRequest, transaction_id: str) -> Answer:
+async def read_transaction(request: HttpRequest, transaction_id: FromPath[str]) -> Answer:
     _NOTHING.read(request)
     return ok(await ledger_of(request).transaction(transaction_id))
 

@@ -1,0 +1,121 @@
+"""The interface under the server that carries it in production: real sockets, real processes."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+
+from oracles.http import Bank, code
+
+MIB = 1024 * 1024
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def worker(database_url: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
+    """One worker on a free port, and a client of it; the worker is stopped at the end if it still runs."""
+    port = free_port()
+    program = [sys.executable, "-P", "-m", "finflow.stack.serve", "finflow.api.asgi:application", "127.0.0.1"]
+    environment = os.environ | {"FINFLOW_DATABASE_URL": database_url, "FINFLOW_LOG_LEVEL": "error"}
+    child = await asyncio.create_subprocess_exec(*program, str(port), env=environment)
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            await _until_ready(client)
+            yield child, client
+    finally:
+        if child.returncode is None:
+            child.send_signal(signal.SIGTERM)
+            await asyncio.wait_for(child.wait(), 30)
+
+
+async def _until_ready(client: httpx.AsyncClient) -> None:
+    for _ in range(300):
+        try:
+            if (await client.get("/readyz")).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        await asyncio.sleep(0.1)
+    raise AssertionError("the worker did not become ready")
+
+
+async def test_money_moves_once_over_a_real_socket(database_url: str) -> None:
+    async with worker(database_url) as (_, client):
+        one = await Bank(client).found()
+        a, b = await one.open(), await one.open()
+        body = one.transfer(a, b, "12.50", metadata={"z": "1", "a": "2"})
+        first, again = await one.post(body, "k"), await one.post(body, "k")
+        assert (first.status_code, again.status_code) == (201, 201)
+        assert again.content == first.content
+        assert again.headers["idempotency-replayed"] == "true"
+        many = await asyncio.gather(*(one.post(one.transfer(a, b, "1")) for _ in range(200)))
+        assert {answer.status_code for answer in many} == {201}
+        assert await one.balance(b) == "212.50"
+
+
+async def test_bodies_that_are_too_large_are_refused_and_the_server_goes_on(database_url: str) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield b" " * (MIB // 8)
+
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "k"}
+    async with worker(database_url) as (_, client):
+        over = await client.post("/v1/transactions", content=b" " * (MIB + 1), headers=headers)
+        assert (over.status_code, code(over)) == (413, "request_too_large")
+        chunked = await client.post("/v1/transactions", content=endless(), headers=headers)
+        assert (chunked.status_code, code(chunked)) == (413, "request_too_large")
+        deep = await client.post("/v1/transactions", content=b"[" * (MIB - 1), headers=headers)
+        assert (deep.status_code, code(deep)) == (400, "request_malformed")
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_a_batch_of_lines_is_answered_in_whole(database_url: str) -> None:
+    async with worker(database_url) as (_, client):
+        one = await Bank(client).found()
+        a, b = await one.open(), await one.open()
+        body = one.transfer(a, b, "0.01")
+        del body["ledger_id"]
+        content = "\n".join([json.dumps(body)] * 3000)
+        answer = await client.post(
+            "/v1/transactions:batch",
+            params={"ledger_id": one.ledger_id},
+            content=content,
+            headers={"Content-Type": "application/x-ndjson", "Idempotency-Key": "k"},
+        )
+        assert (answer.status_code, answer.json()["posted"]) == (200, 3000)
+
+
+async def test_a_worker_that_is_told_to_stop_answers_what_it_took(database_url: str) -> None:
+    async with worker(database_url) as (child, client):
+        one = await Bank(client).found()
+        a, b = await one.open(), await one.open()
+        sending = [asyncio.create_task(one.post(one.transfer(a, b, "1"), f"k{n}")) for n in range(50)]
+        await asyncio.sleep(0.02)
+        child.send_signal(signal.SIGTERM)
+        answers = await asyncio.gather(*sending, return_exceptions=True)
+        assert await asyncio.wait_for(child.wait(), 30) in (0, -signal.SIGTERM)
+    taken = [
+        n
+        for n, answer in enumerate(answers)
+        if isinstance(answer, httpx.Response) and answer.status_code == 201
+    ]
+    async with worker(database_url) as (_, client):
+        again = Bank(client, one.ledger_id)
+        for n in range(50):
+            answer = await again.post(again.transfer(a, b, "1"), f"k{n}")
+            assert answer.status_code == 201
+            if n in taken:
+                assert answer.headers["idempotency-replayed"] == "true"
+        assert await again.balance(b) == "50.00"
