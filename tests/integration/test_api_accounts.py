@@ -217,6 +217,10 @@ async def test_accounts_in_pages(database_url: str) -> None:
                 break
             query["after"] = page["next"]
         assert seen == made
+        malformed = await one.client.get(
+            "/v1/accounts", params={"ledger_id": one.ledger_id, "after": "acc_x"}
+        )
+        assert refusal(malformed) == (400, "id_malformed", "after")
         missing = await one.client.get("/v1/accounts")
         assert refusal(missing) == (400, "request_malformed", "ledger_id")
 

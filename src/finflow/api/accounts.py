@@ -21,6 +21,7 @@ from finflow.api.schemas import (
     NoQuery,
 )
 from finflow.api.state import ledger_of
+from finflow.kernel import ids
 from finflow.kernel.clock import to_micros
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.book import Account, Record
@@ -78,8 +79,8 @@ async def list_accounts(request: HttpRequest) -> Answer:
     if query.external_reference is not None:
         found = await ledger.accounts_by_reference(query.ledger_id, query.external_reference)
         return ok(_page(query.ledger_id, found, more=False))
-    if query.after is not None:
-        await ledger.account(query.after)
+    if query.after is not None and ids.parse("acc", query.after) is None:
+        raise FinFlowError("id_malformed", param="after")
     found = await ledger.accounts(query.ledger_id, query.after, query.limit)
     return ok(_page(query.ledger_id, found, more=len(found) == query.limit))
 

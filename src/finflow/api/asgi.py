@@ -23,6 +23,7 @@ from finflow.ledger.service import LedgerService
 log = logging.getLogger(__name__)
 
 SWEEP_AGAIN_S: Final = 5.0
+GC_THRESHOLDS: Final = (20_000, 20, 50)
 
 HANDLERS: Final = (
     health.healthz,
@@ -72,9 +73,6 @@ def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsync
         async with open_services() as services:
             state.put(app, services)
             sweeper = asyncio.create_task(_sweep(services.ledger), name="sweep-expired-holds")
-            # What start-up made lives for ever: the collector need not look at it again.
-            gc.collect()
-            gc.freeze()
             try:
                 yield
             finally:
@@ -101,7 +99,21 @@ def from_environment() -> Envelope:
 
     config = Config.load()
     logs.configure(config.log_level)
-    return build(lambda: services(config))
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Services]:
+        async with services(config) as found:
+            _rest_the_collector()
+            yield found
+
+    return build(opened)
+
+
+def _rest_the_collector() -> None:
+    """Look for garbage cycles less often: requests make few, and what start-up made lives for ever."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def __getattr__(name: str) -> Any:
