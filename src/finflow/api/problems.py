@@ -57,8 +57,10 @@ def on_error(request: Request[Any, Any, Any], error: Exception) -> Any:
     found = _as_ours(error)
     request_id = request_id_of(request)
     if found.kind.code == "internal":
+        # Whoever raised our own error has logged its cause once, for all the requests that it met.
+        cause = None if found is error else error
         log.error(
-            "request failed", exc_info=error, extra={"request_id": request_id, "path": request.url.path}
+            "request failed", exc_info=cause, extra={"request_id": request_id, "path": request.url.path}
         )
     answer = problem(found, request_id)
     if isinstance(error, MethodNotAllowedException):
