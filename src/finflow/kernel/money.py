@@ -36,19 +36,18 @@ def to_minor(text: str, exponent: int) -> int:
     plain = whole and len(fraction) == exponent and len(digits) < 19 and (fraction or not point)
     if plain and digits.isdigit() and digits.isascii():
         return int(digits)
-    # A longer text than this cannot be a 64-bit count, and int() must not be fed unbounded digits.
-    if len(digits) > 40:
-        raise OutOfRange(text[:50])
     unsigned = digits[1:] if digits[:1] == "-" else digits
     if not (unsigned.isdigit() and unsigned.isascii()) or whole in ("", "-") or (point and not fraction):
-        raise Malformed(text)
+        raise Malformed(text[:50])
     missing = exponent - len(fraction)
     if missing < 0:
-        raise TooPrecise(text)
-    minor: int = int(digits) * 10**missing
-    if not -MAX_MINOR <= minor <= MAX_MINOR:
-        raise OutOfRange(text)
-    return minor
+        raise TooPrecise(text[:50])
+    # More digits than this cannot be a 64-bit count, and int() must not be fed unbounded digits.
+    significant = unsigned.lstrip("0") or "0"
+    minor = int(significant) * 10**missing if len(significant) < 20 else MAX_MINOR + 1
+    if minor > MAX_MINOR:
+        raise OutOfRange(text[:50])
+    return -minor if text.startswith("-") else minor
 
 
 def to_text(minor: int, exponent: int) -> str:
