@@ -5,6 +5,12 @@ rows. Requests arrive at a fixed rate whatever the answers do (an open loop), an
 moment it was due, so that a slow answer is not hidden by the requests it delayed.
 """
 
+import sys
+
+if not __package__:
+    # Run as a file, Python looks into this folder first, where http.py would stand for the library's http.
+    sys.path[0] = sys.path[0].rpartition("/")[0]
+
 import argparse
 import asyncio
 import random
@@ -63,7 +69,7 @@ async def lay_history(
             book.settle()
             async with connection.transaction():
                 await store.advance_head(connection, place.ledger_no, book.head, before)
-                await store.write(connection, place.ledger_no, [store.pack(place.ledger_no, records)])
+                await store.write(connection, place.ledger_no, store.pack(place.ledger_no, records))
         await connection.execute("vacuum (analyze) entries")
         await connection.execute("vacuum (analyze) journal")
     return {"first_at": start, "last_at": book.recorded_at, "last_seq": book.seq}

@@ -7,7 +7,7 @@ import pytest
 
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import commands as c
-from finflow.ledger import writer
+from finflow.ledger import decider, writer
 from oracles.service import ENTRY_SUMS, Desk, audit, desk, second_desk, transfer
 
 
@@ -164,7 +164,7 @@ async def test_a_book_that_grew_too_large_mid_batch_answers_every_job(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last job joins a batch whose first was decided ahead and has just made the book too large."""
-    monkeypatch.setattr(writer, "MAX_BOOK_ACCOUNTS", 4)
+    monkeypatch.setattr(decider, "MAX_BOOK_ACCOUNTS", 4)
     async with desk(database_url) as opener, second_desk(database_url, opener.ledger_id, "x") as one:
         accounts = await opener.open(8)
         assert await one.codes(transfer(accounts[0], accounts[1])) == [None]

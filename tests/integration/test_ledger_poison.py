@@ -23,11 +23,6 @@ async def harmless(one: Desk, *commands: c.Command) -> list[str | None]:
     return codes[1:-1]
 
 
-def xfail(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
-@xfail("entries_checked looks at every entry, the rules only at the account after the whole transaction")
 async def test_an_account_may_dip_below_its_floor_inside_a_transaction(database_url: str) -> None:
     async with desk(database_url) as one:
         [poor] = await one.open(overdraft_limit="0")
@@ -35,7 +30,6 @@ async def test_an_account_may_dip_below_its_floor_inside_a_transaction(database_
         assert await harmless(one, c.PostTransaction(entries)) == [None]
 
 
-@xfail("accounts are written before the entries of the batch, so entries_checked sees the limit to come")
 async def test_a_limit_lowered_after_a_payment_in_the_same_batch(database_url: str) -> None:
     async with desk(database_url) as one:
         [poor, rich] = [*(await one.open(overdraft_limit="100")), *(await one.open())]
@@ -45,14 +39,12 @@ async def test_a_limit_lowered_after_a_payment_in_the_same_batch(database_url: s
         assert codes == [None, None, None]
 
 
-@xfail("entries_checked computes balance less holds in bigint")
 async def test_the_largest_balance_and_the_largest_hold(database_url: str) -> None:
     async with desk(database_url) as one:
         a, b = await one.open(2)
         assert await harmless(one, transfer(a, b, MOST), transfer(a, b, MOST, pending=True)) == [None, None]
 
 
-@xfail("the reference of a refused command is written to the indexed column as long as it is")
 async def test_a_reference_longer_than_an_index_entry(database_url: str) -> None:
     letters = random.Random(7).choices(string.ascii_letters + string.digits, k=9000)  # noqa: S311 - text that does not compress
     async with desk(database_url) as one:
@@ -60,7 +52,6 @@ async def test_a_reference_longer_than_an_index_entry(database_url: str) -> None
         assert await harmless(one, transfer(a, b, reference="".join(letters))) == ["field_too_long"]
 
 
-@xfail("PostgreSQL has no NUL in text, nor in jsonb")
 @pytest.mark.parametrize("place", ["reference", "external_reference", "asset"])
 async def test_a_nul_in_a_text(database_url: str, place: str) -> None:
     async with desk(database_url) as one:
@@ -97,7 +88,6 @@ async def test_a_tenant_that_was_never_given(database_url: str) -> None:
             await one.service.create_ledger(ids.mint("ten", one.clock(), 0, 1 << 33), "x")
 
 
-@xfail("a value date that is no date in UTC is booked and can never be read again")
 @pytest.mark.parametrize("hours", [14, -12])
 async def test_a_value_date_outside_of_the_calendar(database_url: str, hours: int) -> None:
     zone = timezone(timedelta(hours=hours))
@@ -119,7 +109,6 @@ async def test_a_value_date_at_the_ends_of_the_calendar(database_url: str, year:
         assert entry.effective_at == moment
 
 
-@xfail("keys that stand twice are looked for in slices of 128 commands only")
 async def test_a_key_that_stands_twice_far_apart_in_one_list(database_url: str) -> None:
     async with desk(database_url) as one:
         a, b = await one.open(2)
@@ -138,7 +127,6 @@ async def test_a_key_that_stands_twice_in_one_list(database_url: str) -> None:
         assert [(r.code, r.replayed) for r in records] == [(None, False), (None, True), ("idempotency_conflict", False)]
 
 
-@xfail("inside one list amounts of the same key are compared with the decimals that were sent first")
 async def test_a_key_that_stands_twice_with_its_amount_spelled_twice(database_url: str) -> None:
     async with desk(database_url) as one:
         a, b = await one.open(2)
@@ -147,7 +135,6 @@ async def test_a_key_that_stands_twice_with_its_amount_spelled_twice(database_ur
         assert [record.replayed for record in records] == [False, True, True]
 
 
-@xfail("the key of a sweep that came too early is spent on its refusal")
 async def test_a_hold_expires_even_if_the_clock_stepped_back_during_a_sweep(database_url: str) -> None:
     async with desk(database_url) as one:
         a, b = await one.open(2)

@@ -8,6 +8,7 @@ together, such a command, which must answer the first. A change of a rule shows 
 import ast
 import inspect
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 
 import msgspec
 import pytest
@@ -18,6 +19,7 @@ from finflow.ledger import model
 from finflow.ledger.book import Book, Record, Target
 from finflow.ledger.model import PRECEDENCE
 
+NO_DATE = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))
 LONG = "x" * 501
 TOO_MUCH = "93000000000000000.00"
 TIMES = 1_767_225_600_000_000
@@ -120,6 +122,7 @@ BREAKS: list[tuple[str, str | None, Build]] = [
     ("too_many_entries", "entries", lambda w: c.PostTransaction(lines(w, "bank", "a", "0.01") * 501)),
     ("field_too_long", "description", lambda w: c.PostTransaction(lines(w, "bank", "a", "1"), description=LONG)),
     ("text_malformed", "reference", lambda w: c.PostTransaction(lines(w, "bank", "a", "1"), reference="a\0b")),
+    ("value_date_out_of_range", "effective_at", lambda w: c.PostTransaction(lines(w, "bank", "a", "1"), effective_at=NO_DATE)),
     ("currency_unknown", "currency", lambda w: c.OpenAccount("XXX", "asset")),
     ("asset_conflict", "code", lambda w: c.DeclareAsset("SGD", 2)),
     ("external_reference_taken", "external_reference", lambda w: c.OpenAccount("SGD", "asset", external_reference="a")),
@@ -155,6 +158,8 @@ TIES: list[tuple[str, str, Build]] = [
     ("too_few_entries", "field_too_long", lambda w: c.PostTransaction([], description=LONG)),
     ("too_many_entries", "field_too_long", lambda w: c.PostTransaction(lines(w, "bank", "a", "1") * 501, reference=LONG)),
     ("field_too_long", "text_malformed", lambda w: c.OpenAccount("SGD", "asset", external_reference="\0" + LONG)),
+    ("text_malformed", "value_date_out_of_range", lambda w: c.PostTransaction(lines(w, "bank", "a", "1"), reference="\0", effective_at=NO_DATE)),
+    ("value_date_out_of_range", "account_unknown", lambda w: c.PostTransaction(lines(w, "bank", "nowhere", "1"), effective_at=NO_DATE)),
     ("text_malformed", "currency_unknown", lambda w: c.OpenAccount("XXX", "asset", external_reference="\0")),
     ("field_too_long", "currency_unknown", lambda w: c.OpenAccount("XXX", "asset", external_reference=LONG)),
     ("field_too_long", "asset_conflict", lambda w: c.DeclareAsset("", 2)),

@@ -4,7 +4,7 @@ from msgspec import UNSET, structs
 
 from finflow.kernel import money
 from finflow.ledger.book import CREDIT, DEBIT, Account, Book, Record, Refusal
-from finflow.ledger.commands import ChangeAccount, DeclareAsset, Metadata, OpenAccount
+from finflow.ledger.commands import ChangeAccount, DeclareAsset, OpenAccount
 from finflow.ledger.guards import (
     MAX_METADATA,
     MAX_REFERENCE,
@@ -22,7 +22,6 @@ def open_account(book: Book, command: OpenAccount, record: Record) -> Refusal | 
     if longer(reference, MAX_REFERENCE): return Refusal("field_too_long", "external_reference")
     if metadata_length(command.metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
     if unstorable(reference): return Refusal("text_malformed", "external_reference")
-    if unstorable(*_words(command.metadata)): return Refusal("text_malformed", "metadata")
     if exponent is None: return Refusal("currency_unknown", "currency")
     if reference is not None and book.references.get(reference):
         return Refusal("external_reference_taken", "external_reference")
@@ -54,7 +53,6 @@ def change_account(book: Book, command: ChangeAccount, record: Record) -> Refusa
     account = book.accounts.get(command.account_id)
     metadata = None if command.metadata is UNSET else command.metadata
     if metadata_length(metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
-    if unstorable(*_words(metadata)): return Refusal("text_malformed", "metadata")
     if account is None: return Refusal("account_unknown", "account_id")
     if account.status == "closed": return Refusal("account_closed", "account_id")
     limits = _changed_limits(account, command)
@@ -84,7 +82,8 @@ def _change(book: Book, account: Account, command: ChangeAccount, limits: "Limit
 def declare_asset(book: Book, command: DeclareAsset, record: Record) -> Refusal | None:
     declared = (book.assets or {}).get(command.code)
     code = command.code
-    if not 1 <= len(code) <= 20 or not code.isascii(): return Refusal("field_too_long", "code")
+    if not 1 <= len(code) <= 20: return Refusal("field_too_long", "code")
+    if not (code.isascii() and code.isalnum() and code.isupper()): return Refusal("text_malformed", "code")
     if money.exponent_of(code) is not None: return Refusal("asset_conflict", "code")
     if declared is not None and declared != command.exponent: return Refusal("asset_conflict", "exponent")
     before = book.assets
@@ -111,10 +110,6 @@ def _limit_refusal(text: str | None, exponent: int) -> str | None:
     code = None if text is None else amount_refusal(text, exponent)
     if text is None or code != "amount_not_positive" or text.startswith("-"): return code
     return None  # the amount is zero, and a limit may be
-
-
-def _words(metadata: Metadata | None) -> list[str]:
-    return [] if metadata is None else [*metadata, *metadata.values()]
 
 
 def _changed_limits(account: Account, command: ChangeAccount) -> Limits | Refusal:

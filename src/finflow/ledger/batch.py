@@ -1,11 +1,14 @@
 """What waits to be written: jobs of callers, and the batch that one database transaction makes of them."""
 
 import asyncio
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from finflow.ledger.book import Head, Record
 from finflow.ledger.commands import Request
 from finflow.ledger.store import Packed
+
+# Commands decided between two looks at the event loop: about a millisecond.
+SLICE: Final = 128
 
 
 class Job(NamedTuple):
@@ -15,6 +18,12 @@ class Job(NamedTuple):
     atomic: bool
     reply: "asyncio.Future[list[Record]]"
 
+    def slices(self) -> list[list[Request]]:
+        """Parts that are decided at one go: all of a group, all of a job that repeats a key, else a few."""
+        if self.atomic or len({request.key for request in self.requests}) < len(self.requests):
+            return [self.requests]
+        return [self.requests[i : i + SLICE] for i in range(0, len(self.requests), SLICE)]
+
 
 class Batch:
     """Jobs for one database transaction, and what was decided of them ahead, on the book of `epoch`."""
@@ -22,6 +31,7 @@ class Batch:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.size = 0
+        self.committing = False
         self.restart(-1, 0)
 
     def restart(self, epoch: int, base_seq: int) -> None:
@@ -32,5 +42,24 @@ class Batch:
         self.packed: list[Packed] = []
         self.head: Head | None = None
 
+    def add(self, job: Job) -> None:
+        """One more job, undecided: so is the batch."""
+        self.jobs.append(job)
+        self.size += len(job.requests)
+        self.head = None
+
     def requests(self) -> list[Request]:
+        """All requests in the order in which they are decided."""
         return [request for job in self.jobs for request in job.requests]
+
+    def succeed(self, replies: list[list[Record]]) -> None:
+        """Every job gets its own records."""
+        for job, reply in zip(self.jobs, replies, strict=True):
+            if not job.reply.done():
+                job.reply.set_result(reply)
+
+    def fail(self, error: Exception) -> None:
+        """Every job gets the same error."""
+        for job in self.jobs:
+            if not job.reply.done():
+                job.reply.set_exception(error)

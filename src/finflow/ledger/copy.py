@@ -76,7 +76,8 @@ def _journal_row(ledger_no: int, record: Record, parts: list[bytes]) -> None:
         parts += (
             _NULL if record.code is None else _text(record.code),
             _NULL if record.param is None else _text(record.param),
-            _optional(getattr(record.command, "reference", None)),
+            # A refused command is kept whole in `command`; only what was booked is found by reference.
+            _optional(getattr(record.command, "reference", None) if record.code is None else None),
             _optional(stored_command(record)),
         )
 

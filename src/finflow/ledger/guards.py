@@ -1,8 +1,10 @@
 """The order of all rules, and the guards that several of them share. Pure."""
 
+from datetime import UTC, datetime
 from typing import Final
 
 from finflow.kernel import money
+from finflow.kernel.clock import to_micros
 from finflow.ledger.book import Refusal
 from finflow.ledger.commands import Metadata
 
@@ -12,6 +14,7 @@ PRECEDENCE: Final = (
     "too_many_entries",
     "field_too_long",
     "text_malformed",
+    "value_date_out_of_range",
     "currency_unknown",
     "asset_conflict",
     "external_reference_taken",
@@ -48,6 +51,10 @@ PRECEDENCE: Final = (
 )
 RANK: Final = {code: rank for rank, code in enumerate(PRECEDENCE)}
 
+# Every moment of the calendar that both Python and PostgreSQL can hold, in UTC.
+_FIRST_MOMENT: Final = to_micros(datetime.min.replace(tzinfo=UTC))
+_LAST_MOMENT: Final = to_micros(datetime.max.replace(tzinfo=UTC))
+
 MAX_DESCRIPTION: Final = 500
 MAX_REFERENCE: Final = 140
 MAX_METADATA: Final = 4_096
@@ -77,6 +84,18 @@ def metadata_length(metadata: Metadata | None) -> int:
     return sum(len(name) + len(value) for name, value in metadata.items()) if metadata else 0
 
 
-def unstorable(*texts: str | None) -> bool:
+def unstorable(text: str | None) -> bool:
     """PostgreSQL cannot hold the character NUL in a text."""
-    return any(text is not None and "\0" in text for text in texts)
+    return text is not None and "\0" in text
+
+
+def outside_calendar(effective_at: datetime | None) -> Refusal | None:
+    """The first and the last hours of the calendar are no date in UTC if their zone is far from it."""
+    if effective_at is None or _FIRST_MOMENT <= to_micros(effective_at) <= _LAST_MOMENT:
+        return None
+    return Refusal("value_date_out_of_range", "effective_at")
+
+
+def value_date(effective_at: datetime | None, recorded_at: int) -> int:
+    """Microseconds of a value date, by default the booking time."""
+    return recorded_at if effective_at is None else to_micros(effective_at)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from finflow.kernel import ids, money
-from finflow.kernel.clock import to_micros
 from finflow.kernel.money import MAX_MINOR
 from finflow.ledger.account_rules import change_account, declare_asset, open_account
 from finflow.ledger.book import CREDIT, DEBIT, Account, Book, Leg, Record, RecordKind, Refusal, Target
@@ -35,7 +34,9 @@ from finflow.ledger.guards import (
     amount_refusal,
     long_description,
     metadata_length,
+    outside_calendar,
     unstorable,
+    value_date,
 )
 
 __all__ = ["MAX_ENTRIES", "PRECEDENCE", "decide", "decide_group", "decide_one"]
@@ -89,8 +90,7 @@ def _post(book: Book, command: PostTransaction, record: Record) -> Refusal | Non
         return refusal
     if command.pending and command.timeout_s is not None:
         record.expires_at = record.recorded_at + command.timeout_s * 1_000_000
-    effective_at = record.recorded_at if command.effective_at is None else to_micros(command.effective_at)
-    return _book_legs(book, legs, record, effective_at)
+    return _book_legs(book, legs, record, value_date(command.effective_at, record.recorded_at))
 
 
 def _transaction_refusal(command: PostTransaction) -> Refusal | None:
@@ -100,7 +100,7 @@ def _transaction_refusal(command: PostTransaction) -> Refusal | None:
     if len(command.reference or "") > MAX_REFERENCE: return Refusal("field_too_long", "reference")
     if metadata_length(command.metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
     if unstorable(command.reference): return Refusal("text_malformed", "reference")
-    return None
+    return outside_calendar(command.effective_at)
 
 
 def _read_lines(book: Book, command: PostTransaction, legs: Legs) -> Refusal | None:
@@ -178,7 +178,7 @@ def _first_balance_refusal(legs: Legs, start: int) -> Refusal:
 
 def _capture(book: Book, command: PostPending, record: Record) -> Refusal | None:
     target = _find_target(book, command.transaction_id, record)
-    refusal = long_description(command.description) or _pending_refusal(target, record.recorded_at)
+    refusal = _later_refusal(command) or _pending_refusal(target, record.recorded_at)
     if target is None or refusal is not None:
         return refusal
     if command.amount is not None and len(target.lines) != 2:
@@ -187,8 +187,12 @@ def _capture(book: Book, command: PostPending, record: Record) -> Refusal | None
     refusal = _closed_or_frozen(legs)
     if refusal is None and command.amount is not None:
         refusal = _capture_in_part(command.amount, legs)
-    effective_at = record.recorded_at if command.effective_at is None else to_micros(command.effective_at)
+    effective_at = value_date(command.effective_at, record.recorded_at)
     return refusal or _resolve(book, target, legs, record, effective_at)
+
+
+def _later_refusal(command: PostPending | ReverseTransaction) -> Refusal | None:
+    return long_description(command.description) or outside_calendar(command.effective_at)
 
 
 def _capture_in_part(amount: str, legs: Legs) -> Refusal | None:
@@ -220,11 +224,11 @@ def _expire(book: Book, command: ExpirePending, record: Record) -> Refusal | Non
 
 def _reverse(book: Book, command: ReverseTransaction, record: Record) -> Refusal | None:
     target = _find_target(book, command.transaction_id, record)
-    refusal = long_description(command.description) or _reversal_refusal(target)
+    refusal = _later_refusal(command) or _reversal_refusal(target)
     if target is None or refusal is not None:
         return refusal
     legs = [Leg(book.by_number[no], -direction, posted, 0) for no, direction, posted in target.lines]
-    effective_at = record.recorded_at if command.effective_at is None else to_micros(command.effective_at)
+    effective_at = value_date(command.effective_at, record.recorded_at)
     return _closed_or_frozen(legs) or _resolve(book, target, legs, record, effective_at)
 
 

@@ -5,7 +5,6 @@ Amounts are compared as amounts, so "12.5" repeats "12.50"; everything else is c
 
 import msgspec
 
-from finflow.kernel import money
 from finflow.ledger.book import Record
 from finflow.ledger.commands import EntryLine, PostTransaction, Request
 
@@ -43,9 +42,10 @@ def _same_line(stored: EntryLine, sent: EntryLine) -> bool:
 
 
 def _same_amount(stored: str, sent: str) -> bool:
-    # The stored text has all the currency's decimals, so they are its exponent.
-    exponent = len(stored.partition(".")[2])
-    try:
-        return money.to_minor(sent, exponent) == money.to_minor(stored, exponent)
-    except ValueError:
-        return False
+    return _plain(stored) == _plain(sent)
+
+
+def _plain(amount: str) -> tuple[str, str]:
+    """An amount without the zeros that change nothing: "05.00" and "5" are the same."""
+    whole, _, fraction = amount.partition(".")
+    return whole.lstrip("0"), fraction.rstrip("0")

@@ -101,13 +101,7 @@ class LedgerService:
         since, now = self._swept.get(ledger_no, 0), self._clock()
         async with acquired(self._pool) as connection:
             due = await queries.read_expiring(connection, ledger_no, since, now, SWEEP_BATCH)
-        requests = [
-            # No client can send this key: the API takes printable ASCII only.
-            Request(
-                f"§expire:{row['seq']}", ExpirePending(_transaction_id(ledger_no, row)), "finflow:sweeper"
-            )
-            for row in due
-        ]
+        requests = [_expiry(ledger_no, row, now) for row in due]
         records = await self.submit(ledger_id, requests) if requests else []
         if len(due) < SWEEP_BATCH:
             self._swept[ledger_no] = max(since, now - SWEEP_OVERLAP_US)
@@ -293,3 +287,10 @@ def _locate(prefix: str, text: str, code: str) -> ids.Locator:
 
 def _transaction_id(ledger_no: int, row: Any) -> str:
     return ids.mint("txn", to_micros(row["recorded_at"]), ledger_no, row["seq"])
+
+
+def _expiry(ledger_no: int, row: Any, now: int) -> Request:
+    # No client can send this key: the API takes printable ASCII only. The minute in it lets several
+    # processes share an attempt, and a later one try again.
+    key = f"§expire:{row['seq']}:{now // 60_000_000}"
+    return Request(key, ExpirePending(_transaction_id(ledger_no, row)), "finflow:sweeper")

@@ -36,6 +36,12 @@ update heads set seq = $2, account_no = $3, recorded_at = $4
  where ledger_no = $1 and seq = $5 returning seq
 """
 
+_ADVANCE_AT_ONCE: Final = """
+with free as (select ledger_no from heads where ledger_no = $1 and seq = $5 for update nowait)
+update heads h set seq = $2, account_no = $3, recorded_at = $4 from free
+ where h.ledger_no = free.ledger_no and h.seq = $5 returning h.seq
+"""
+
 ACCOUNT_COLUMNS: Final = """
 a.ledger_no, a.account_no, a.seq, a.created_at, a.currency, a.exponent, a.kind, a.normal, a.status,
 a.floor, a.ceiling, a.external_reference, a.metadata::text as metadata,
@@ -78,13 +84,11 @@ insert into accounts (ledger_no, account_no, seq, created_at, currency, exponent
                       floor, ceiling, external_reference, metadata)
 select $1, * from unnest($2::integer[], $3::bigint[], $4::timestamptz[], $5::text[], $6::smallint[],
                          $7::text[], $8::smallint[], $9::text[], $10::bigint[], $11::bigint[],
-                         $12::text[], $13::jsonb[])
+                         $12::text[], $13::json[])
 """
-_CHANGE_ACCOUNTS: Final = """
-update accounts a set status = c.status, floor = c.floor, ceiling = c.ceiling, metadata = c.metadata
-  from unnest($2::integer[], $3::text[], $4::bigint[], $5::bigint[], $6::jsonb[])
-       as c (account_no, status, floor, ceiling, metadata)
- where a.ledger_no = $1 and a.account_no = c.account_no
+_CHANGE_ACCOUNT: Final = """
+update accounts set status = $3, floor = $4, ceiling = $5, metadata = $6
+ where ledger_no = $1 and account_no = $2
 """
 _ADD_ASSETS: Final = """
 insert into assets (ledger_no, code, exponent) select $1, * from unnest($2::text[], $3::smallint[])
@@ -98,10 +102,18 @@ async def lock_head(connection: Connection, ledger_no: int) -> Head | None:
 
 
 async def advance_head(connection: Connection, ledger_no: int, head: Head, expected_seq: int) -> bool:
-    """Move the head. False, and nothing moved, if it does not stand at `expected_seq`."""
+    """Move the head, waiting for its lock. False, and nothing moved, if it is not at `expected_seq`."""
+    return await _advance(_ADVANCE, connection, ledger_no, head, expected_seq)
+
+
+async def advance_head_at_once(connection: Connection, ledger_no: int, head: Head, expected_seq: int) -> bool:
+    """The same without waiting. Raises LockNotAvailableError where somebody else holds the head."""
+    return await _advance(_ADVANCE_AT_ONCE, connection, ledger_no, head, expected_seq)
+
+
+async def _advance(sql: str, connection: Connection, ledger_no: int, head: Head, expected_seq: int) -> bool:
     at = to_datetime(head.recorded_at)
-    moved = await connection.fetchval(_ADVANCE, ledger_no, head.seq, head.account_no, at, expected_seq)
-    return moved is not None
+    return await connection.fetchval(sql, ledger_no, head.seq, head.account_no, at, expected_seq) is not None
 
 
 async def catch_up(connection: Connection, book: Book, head: Head) -> None:
@@ -241,25 +253,56 @@ def entry_from_row(row: Any) -> Entry:
 
 
 class Packed(NamedTuple):
-    """Records packed for COPY: journal rows in order, entry rows sorted by account and version."""
+    """Records packed for COPY: journal rows in order, entry rows sorted by account and version.
+
+    An account is changed by the last of the records, if by any: entries before it are checked against the
+    limits before the change, entries after it against those after.
+    """
 
     records: list[Record]
     journal: bytes
     entries: list[bytes]
 
+    @property
+    def change(self) -> Account | None:
+        last = self.records[-1] if self.records else None
+        return (
+            last.account if last and last.code is None and isinstance(last.command, ChangeAccount) else None
+        )
 
-def pack(ledger_no: int, records: list[Record]) -> Packed:
-    return Packed(records, copy.journal_rows(ledger_no, records), copy.entry_rows(ledger_no, records))
+
+def pack(ledger_no: int, records: list[Record]) -> list[Packed]:
+    """Records in order, packed, a part for each change of an account and one for what follows the last."""
+    cuts = [i + 1 for i, record in enumerate(records) if isinstance(record.command, ChangeAccount)]
+    parts = [records[start:end] for start, end in zip([0, *cuts], [*cuts, len(records)], strict=True)]
+    return [
+        Packed(part, copy.journal_rows(ledger_no, part), copy.entry_rows(ledger_no, part))
+        for part in parts
+        if part
+    ]
 
 
 async def write(connection: Connection, ledger_no: int, batch: Sequence[Packed]) -> None:
-    """Write decided records: one COPY of the journal, one of the entries, and accounts if any changed."""
-    await _write_accounts(connection, ledger_no, [r for p in batch for r in p.records if r.code is None])
+    """Write decided records: accounts opened, one COPY of the journal, and one of the entries.
+
+    Where accounts change, entries are copied in parts, so that each is checked on the limits of its time.
+    """
+    await _open_accounts(connection, ledger_no, [r for p in batch for r in p.records if r.code is None])
     await _copy(connection, "journal", copy.JOURNAL_COLUMNS, [p.journal for p in batch])
+    entries: list[bytes] = []
+    for part in batch:
+        entries += part.entries
+        if part.change is not None:
+            await _copy_entries(connection, entries)
+            await _change_account(connection, part.change)
+            entries = []
+    await _copy_entries(connection, entries)
+
+
+async def _copy_entries(connection: Connection, rows: list[bytes]) -> None:
     # Each part is sorted, and sorting sorted runs is merging them.
-    entries = sorted([row for p in batch for row in p.entries])
-    if entries:
-        await _copy(connection, "entries", copy.ENTRY_COLUMNS, [b"".join(entries)])
+    if rows:
+        await _copy(connection, "entries", copy.ENTRY_COLUMNS, [b"".join(sorted(rows))])
 
 
 async def _copy(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[bytes]) -> None:
@@ -273,24 +316,19 @@ async def _framed(rows: Sequence[bytes]) -> AsyncIterator[bytes]:
     yield copy.TRAILER
 
 
-async def _write_accounts(connection: Connection, ledger_no: int, accepted: list[Record]) -> None:
+async def _open_accounts(connection: Connection, ledger_no: int, accepted: list[Record]) -> None:
     opened = [r.account for r in accepted if r.account and isinstance(r.command, OpenAccount)]
-    # A batch may change one account twice: the last state is the one to keep.
-    changed = {
-        r.account.account_no: r.account
-        for r in accepted
-        if r.account and isinstance(r.command, ChangeAccount)
-    }
     declared = [r.command for r in accepted if isinstance(r.command, DeclareAsset)]
     if opened:
         await connection.execute(_ADD_ACCOUNTS, ledger_no, *_columns(opened))
-    if changed:
-        rows = [(a.account_no, a.status, a.floor, a.ceiling, _json(a.metadata)) for a in changed.values()]
-        await connection.execute(_CHANGE_ACCOUNTS, ledger_no, *map(list, zip(*rows, strict=True)))
     if declared:
-        await connection.execute(
-            _ADD_ASSETS, ledger_no, [d.code for d in declared], [d.exponent for d in declared]
-        )
+        assets = [d.code for d in declared], [d.exponent for d in declared]
+        await connection.execute(_ADD_ASSETS, ledger_no, *assets)
+
+
+async def _change_account(connection: Connection, a: Account) -> None:
+    changed = (a.status, a.floor, a.ceiling, _json(a.metadata))
+    await connection.execute(_CHANGE_ACCOUNT, a.ledger_no, a.account_no, *changed)
 
 
 def _columns(accounts: list[Account]) -> list[list[Any]]:

@@ -2,10 +2,11 @@
 
 One writer per ledger and process. Jobs are decided on a book kept in memory while the batch before them
 is still committing; the head's `seq`, compared and advanced in one statement that also takes its lock,
-says whether that book was exact. If it was not (another process wrote), the book is read anew under the
-lock and the batch decided again. Whatever goes wrong, a batch is tried again only together with a look-up
-of its keys under the head's lock, which the lost transaction must have released: so an unknown outcome
-becomes a known one, and nothing is written twice. See docs/adr/0003.
+says whether that book was exact. If it was not (another process wrote), the batch is decided again under
+the lock. A large batch is also written ahead: its rows are copied on a second connection while the batch
+before commits, and its turn at the head comes after. Whatever goes wrong, a batch is tried again only
+together with a look-up of its keys under the head's lock, which the lost transaction must have released:
+so an unknown outcome becomes a known one, and nothing is written twice. See docs/adr/0003.
 """
 
 import asyncio
@@ -18,31 +19,28 @@ import asyncpg
 
 from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
-from finflow.ledger import model, store
+from finflow.ledger import store
 from finflow.ledger.batch import Batch, Job
-from finflow.ledger.book import Book, Head, Record
+from finflow.ledger.book import Record
 from finflow.ledger.commands import Request
-from finflow.ledger.loader import load, needs
-from finflow.ledger.replay import answer, unjournaled
+from finflow.ledger.decider import ACQUIRE_TIMEOUT_S, Decider
+from finflow.ledger.replay import unjournaled
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH: Final = 5_000
 MAX_QUEUED: Final = 40_000
-MAX_BOOK_ACCOUNTS: Final = 100_000
-MAX_BOOK_TARGETS: Final = 20_000
-# Commands decided between two looks at the event loop: about a millisecond.
-SLICE: Final = 128
+# From this size on a batch is written while the one before commits; smaller ones are better gathered.
+WRITE_AHEAD_FROM: Final = 1_000
+MAX_IN_FLIGHT: Final = 2
 RETRY_FOR_S: Final = 20.0
-ACQUIRE_TIMEOUT_S: Final = 5.0
-# After another process wrote, or a key came back, the next batches expect the same again.
-CAUTIOUS_BATCHES: Final = 8
-# Further behind than this, reading what changed costs more than reading what is needed.
-MAX_CATCH_UP: Final = 5_000
+MAX_KEY_COLLISIONS: Final = 3
 
 _TRY_AGAIN: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    # What the driver says of a connection that was lost in the middle of a COPY.
+    asyncpg.InternalClientError,
     asyncpg.OperatorInterventionError,
     asyncpg.TransactionRollbackError,
     asyncpg.InsufficientResourcesError,
@@ -51,9 +49,15 @@ _TRY_AGAIN: Final = (
     TimeoutError,
 )
 
+Writing = asyncio.Task[None]
+
 
 class _Unconfirmed(Exception):
     """COMMIT answered with a warning, so it may not be where it should be."""
+
+
+class _Void(Exception):
+    """What was decided ahead does not stand; nothing of the batch was written."""
 
 
 class LedgerWriter:
@@ -62,19 +66,15 @@ class LedgerWriter:
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", ledger_no: int, clock: Clock) -> None:
         self._pool = pool
         self._ledger_no = ledger_no
-        self._clock = clock
-        self._book = Book(ledger_no)
+        self._decider = Decider(pool, ledger_no, clock)
         self._jobs: deque[Job] = deque()
         self._keys: set[str] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
-        # The epoch changes when the book is read anew: what was decided on the old book is void.
-        self._epoch = 0
-        self._exact = False
-        self._under_lock = False
-        self._cautious = 0
-        self._look_up = 0
+        self._in_flight: list[Writing] = []
+        # Whether every batch in flight was decided ahead, so that the book is what they will leave.
+        self._foreseen = True
 
     async def submit(self, requests: list[Request], atomic: bool = False) -> list[Record]:
         """Decide and write; answers when durable, one record a request, in order.
@@ -115,268 +115,183 @@ class LedgerWriter:
     def idle(self) -> bool:
         return self._task is None or self._task.done()
 
+    # --- gathering ---------------------------------------------------------------------------------
+
     async def _run(self) -> None:
-        """Gather a batch while the one before is written, hand it on; ends when nothing is queued."""
-        writing: asyncio.Task[None] | None = None
-        overlap = True
-        while self._jobs or writing is not None:
-            batch = await self._gather(writing, overlap)
-            if writing is not None:
-                await writing
-            writing = asyncio.create_task(self._write(batch)) if batch.jobs else None
-            # On top of a batch that is not decided yet, nothing can be decided.
-            overlap = batch.head is not None
-            if writing is not None:
+        """Gather a batch while others are written, hand it on in its turn; ends when all is written."""
+        while self._jobs or self._in_flight:
+            batch = await self._gather()
+            if batch.jobs:
+                previous = self._in_flight[-1] if self._in_flight else None
+                self._foreseen = batch.head is not None
+                writing = asyncio.create_task(self._write(batch, previous))
                 writing.add_done_callback(lambda _: self._wake.set())
+                self._in_flight.append(writing)
 
-    # --- gathering: decide ahead what can be decided ahead ------------------------------------------
-
-    async def _gather(self, writing: "asyncio.Task[None] | None", overlap: bool) -> Batch:
-        """Collect jobs until the writing before is done, deciding each at once where the book allows."""
+    async def _gather(self) -> Batch:
+        """Collect jobs until they can be handed on, deciding each at once where the book allows."""
         batch = Batch()
         while True:
-            while self._jobs and (not batch.jobs or batch.size + len(self._jobs[0].requests) <= MAX_BATCH):
-                batch.jobs.append(self._jobs.popleft())
-                batch.size += len(batch.jobs[-1].requests)
-            if overlap or writing is None or writing.done():
-                await self._decide_ahead(batch)
-            if writing is None or writing.done():
-                break
             self._wake.clear()
+            while self._jobs and (not batch.jobs or batch.size + len(self._jobs[0].requests) <= MAX_BATCH):
+                batch.add(self._jobs.popleft())
+            self._in_flight = [writing for writing in self._in_flight if not writing.done()]
+            if batch.jobs and (self._foreseen or not self._in_flight):
+                await self._decider.decide_ahead(batch)
+            if self._may_go(batch):
+                return batch
             await self._wake.wait()
-        await self._decide_ahead(batch)
-        return batch
 
-    async def _decide_ahead(self, batch: Batch) -> None:
-        """Decide what is undecided in a batch on the book as the batches before it will leave it."""
-        if not self._exact or self._under_lock or self._cautious or self._look_up or self._too_large():
-            return
-        if batch.epoch != self._epoch:
-            batch.restart(self._epoch, self._book.seq)
-        try:
-            while len(batch.replies) < len(batch.jobs):
-                if not await self._decide_job(batch, batch.jobs[len(batch.replies)]):
-                    return
-        except Exception as error:
-            # The write decides it again under the lock, and says there what is wrong.
-            log.warning("batch was not decided ahead", extra={"error": repr(error)})
-            self._forget()
-            return
-        batch.head = self._book.head
-
-    async def _decide_job(self, batch: Batch, job: Job) -> bool:
-        wanted = needs(self._book, job.requests)
-        if wanted:
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-                found = await load(connection, self._ledger_no, wanted)
-            if not self._still(batch):
-                return False
-            found.add_to(self._book)
-        at = max(self._clock(), self._book.recorded_at)
-        reply: list[Record] = []
-        for requests in self._slices(job):
-            records = self._decide(requests, job.atomic, at, {})
-            self._book.settle()
-            batch.packed.append(store.pack(self._ledger_no, _journaled(records)))
-            reply += records
-            await asyncio.sleep(0)
-            if not self._still(batch):
-                return False
-        batch.replies.append(reply)
-        return True
-
-    def _still(self, batch: Batch) -> bool:
-        """Whether the batch's decisions stand: nobody read the book anew or is deciding under the lock."""
-        return self._exact and self._epoch == batch.epoch and not self._under_lock
-
-    def _slices(self, job: Job) -> list[list[Request]]:
-        if job.atomic:
-            return [job.requests]
-        return [job.requests[i : i + SLICE] for i in range(0, len(job.requests), SLICE)]
-
-    def _decide(
-        self, requests: list[Request], atomic: bool, at: int, known: dict[str, Record]
-    ) -> list[Record]:
-        """Records in the order of the requests; a known key, or one that stands twice, answers as before."""
-        if not known and len({request.key for request in requests}) == len(requests):
-            if atomic:
-                return model.decide_group(self._book, requests, at)
-            return list(model.decide(self._book, requests, at))
-        if atomic:
-            return self._decide_known_group(requests, at, known)
-        records: list[Record] = []
-        seen = dict(known)
-        for request in requests:
-            before = seen.get(request.key)
-            record = answer(before, request) if before else model.decide_one(self._book, request, at)
-            seen.setdefault(request.key, record)
-            records.append(record)
-        return records
-
-    def _decide_known_group(self, requests: list[Request], at: int, known: dict[str, Record]) -> list[Record]:
-        # A group is one intent: either all its keys are known and answer as before, or none is.
-        found = [known.get(request.key) for request in requests]
-        if not any(found) and len({request.key for request in requests}) == len(requests):
-            return model.decide_group(self._book, requests, at)
-        pairs = zip(found, requests, strict=True)
-        answers = [
-            answer(before, r) if before else unjournaled(r, "idempotency_conflict") for before, r in pairs
-        ]
-        if all(record.replayed for record in answers):
-            return answers
-        return [unjournaled(request, "idempotency_conflict") for request in requests]
+    def _may_go(self, batch: Batch) -> bool:
+        self._in_flight = [writing for writing in self._in_flight if not writing.done()]
+        if not self._in_flight:
+            return True
+        foreseen = self._foreseen and batch.head is not None and self._decider.stands(batch)
+        return foreseen and batch.size >= WRITE_AHEAD_FROM and len(self._in_flight) < MAX_IN_FLIGHT
 
     # --- writing -----------------------------------------------------------------------------------
 
-    async def _write(self, batch: Batch) -> None:
+    async def _write(self, batch: Batch, previous: Writing | None) -> None:
         """Write one batch and answer its jobs, trying again for as long as that can help."""
         deadline = asyncio.get_running_loop().time() + RETRY_FOR_S
-        attempt, sent = 0, False
+        attempt, collisions, sent = 0, 0, False
         while True:
             try:
-                await self._attempt(batch, look_up=attempt > 0)
-                return None
+                await self._attempt(batch, attempt > 0, previous)
+                return
+            except _Void:
+                # Nobody's fault, so it does not count: decided again, under the lock, after the one before.
+                await _end_of(previous)
+                continue
             except asyncpg.UniqueViolationError as error:
                 # A key that is in the journal already: the next attempt looks the keys up.
-                self._look_up = CAUTIOUS_BATCHES
+                self._decider.expect_known_keys()
                 failure: Exception = error
-            except asyncpg.DiskFullError as error:
-                return self._fail(batch, FinFlowError("database_full", str(error)))
+                collisions += 1
             except (*_TRY_AGAIN, _Unconfirmed) as error:
-                sent = sent or self._committing
                 failure = error
             except Exception as error:
-                return self._fail(batch, error)
+                self._fail(batch, error)
+                return
+            sent = sent or batch.committing
             attempt += 1
-            if asyncio.get_running_loop().time() > deadline or self._hopeless(failure, attempt):
-                code = "outcome_unknown" if sent else "database_unreachable"
-                return self._fail(batch, FinFlowError(code, repr(failure)))
-            if not isinstance(failure, asyncpg.UniqueViolationError):
-                log.warning(
-                    "batch is tried again", extra={"ledger_no": self._ledger_no, "error": repr(failure)}
-                )
-                await asyncio.sleep(min(1.0, 0.02 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 # jitter
+            await _end_of(previous)
+            final = _final(failure, sent, collisions, asyncio.get_running_loop().time() > deadline)
+            if final is not None:
+                self._fail(batch, final)
+                return
+            await self._back_off(failure, attempt)
 
-    def _hopeless(self, failure: Exception, attempt: int) -> bool:
-        return isinstance(failure, asyncpg.UniqueViolationError) and attempt > 3
+    async def _back_off(self, failure: Exception, attempt: int) -> None:
+        if isinstance(failure, asyncpg.UniqueViolationError):
+            return
+        log.warning("batch is tried again", extra={"ledger_no": self._ledger_no, "error": repr(failure)})
+        await asyncio.sleep(min(1.0, 0.02 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 # jitter
 
-    _committing = False
+    async def _attempt(self, batch: Batch, look_up: bool, previous: Writing | None) -> None:
+        """One database transaction. Raises _Void, _Unconfirmed or what the database said."""
+        batch.committing = False
+        warnings: list[str] = []
 
-    async def _attempt(self, batch: Batch, look_up: bool) -> None:
-        self._committing = False
+        def listen(_: object, message: asyncpg.PostgresLogMessage) -> None:
+            if batch.committing:
+                warnings.append(str(message))
+
         async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-            warnings: list[str] = []
-
-            def listen(_: object, message: asyncpg.PostgresLogMessage) -> None:
-                if self._committing:
-                    warnings.append(str(message))
-
             connection.add_log_listener(listen)
             try:
-                transaction = connection.transaction()
-                await transaction.start()
-                try:
-                    replies = await self._write_in(connection, batch, look_up)
-                    self._committing = True
-                    await transaction.commit()
-                except BaseException:
-                    self._forget()
-                    if not connection.is_closed() and not self._committing:
-                        await transaction.rollback()
-                    raise
+                replies = await self._transact(connection, batch, look_up, previous)
             finally:
                 connection.remove_log_listener(listen)
         if warnings:
-            self._forget()
+            self._decider.forget()
             raise _Unconfirmed(warnings[0])
-        self._under_lock = False
-        for job, reply in zip(batch.jobs, replies, strict=True):
-            if not job.reply.done():
-                job.reply.set_result(reply)
+        self._decider.confirm()
+        batch.succeed(replies)
 
-    async def _write_in(
-        self, connection: store.Connection, batch: Batch, look_up: bool
+    async def _transact(
+        self, connection: store.Connection, batch: Batch, look_up: bool, previous: Writing | None
     ) -> list[list[Record]]:
-        # A job that joined when the book had become too large is not decided yet.
-        whole = len(batch.replies) == len(batch.jobs)
-        if whole and batch.head is not None and not look_up and self._epoch == batch.epoch:
-            if await store.advance_head(connection, self._ledger_no, batch.head, batch.base_seq):
-                await store.write(connection, self._ledger_no, batch.packed)
-                return batch.replies
-            self._cautious = CAUTIOUS_BATCHES
-        return await self._decide_under_lock(connection, batch, look_up)
-
-    async def _decide_under_lock(
-        self, connection: store.Connection, batch: Batch, look_up: bool
-    ) -> list[list[Record]]:
-        """The plain way: lock the head, bring the book up to it, decide, write, advance."""
-        self._under_lock = True
-        self._epoch += 1
-        head = await store.lock_head(connection, self._ledger_no)
-        if head is None:
-            raise FinFlowError("ledger_unknown")
-        await self._bring_up(connection, batch, head)
-        look_up = look_up or self._look_up > 0
-        self._look_up, self._cautious = max(0, self._look_up - 1), max(0, self._cautious - 1)
-        requests = batch.requests()
-        keys = [request.key for request in requests] if look_up else []
-        known = await store.find_by_key(connection, self._ledger_no, keys) if keys else {}
-        wanted = needs(self._book, requests)
-        if wanted:
-            (await load(connection, self._ledger_no, wanted)).add_to(self._book)
-        packed, replies = await self._decide_all(batch, known)
-        if self._book.seq != head.seq:
-            await store.advance_head(connection, self._ledger_no, self._book.head, head.seq)
-            await store.write(connection, self._ledger_no, packed)
-        self._exact = True
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            if batch.head is not None and not look_up and self._decider.stands(batch):
+                replies = await self._write_decided(connection, batch, previous)
+            else:
+                replies = await self._write_under_lock(connection, batch, look_up, previous)
+            batch.committing = True
+            await transaction.commit()
+        except _Void:
+            await transaction.rollback()
+            raise
+        except BaseException:
+            self._decider.forget()
+            if not connection.is_closed() and not batch.committing:
+                await transaction.rollback()
+            raise
         return replies
 
-    async def _bring_up(self, connection: store.Connection, batch: Batch, head: Head) -> None:
-        """Make the book exact at the head: forget what others changed, or everything where that is less."""
-        behind = head.seq - self._book.seq
-        # What was decided ahead but not written is on the book; its `seq` may equal the head's by chance.
-        if batch.packed or not self._exact or self._too_large() or not 0 <= behind <= MAX_CATCH_UP:
-            self._book.reset(head)
-        elif behind:
-            self._cautious = CAUTIOUS_BATCHES
-            await store.catch_up(connection, self._book, head)
+    async def _write_decided(
+        self, connection: store.Connection, batch: Batch, previous: Writing | None
+    ) -> list[list[Record]]:
+        """Write what was decided ahead, and while the batch before is in flight, its rows before its turn.
 
-    async def _decide_all(
-        self, batch: Batch, known: dict[str, Record]
-    ) -> tuple[list[store.Packed], list[list[Record]]]:
-        at = max(self._clock(), self._book.recorded_at)
-        packed: list[store.Packed] = []
-        replies: list[list[Record]] = []
-        for job in batch.jobs:
-            reply: list[Record] = []
-            for requests in self._slices(job):
-                records = self._decide(requests, job.atomic, at, known)
-                self._book.settle()
-                packed.append(store.pack(self._ledger_no, _journaled(records)))
-                reply += records
-                await asyncio.sleep(0)
-            replies.append(reply)
-        return packed, replies
+        Whoever has rows in the journal but not yet the head never waits for the head: who holds it may be
+        waiting for those rows. So it takes the head at once, or gives everything up.
+        """
+        assert batch.head is not None, "only decided batches come here"
+        ahead = previous is not None and not previous.done()
+        if previous is not None and ahead:
+            await store.write(connection, self._ledger_no, batch.packed)
+            if self._decider.stands(batch):
+                await self._decider.until_epoch_ends(previous)
+            if not self._decider.stands(batch):
+                raise _Void
+        advance = store.advance_head_at_once if ahead else store.advance_head
+        try:
+            moved = await advance(connection, self._ledger_no, batch.head, batch.base_seq)
+        except asyncpg.LockNotAvailableError:
+            moved = False
+        if not moved:
+            self._decider.expect_others()
+            self._decider.forget()
+            raise _Void
+        if not ahead:
+            await store.write(connection, self._ledger_no, batch.packed)
+        return batch.replies
 
-    def _too_large(self) -> bool:
-        return len(self._book.accounts) > MAX_BOOK_ACCOUNTS or len(self._book.targets) > MAX_BOOK_TARGETS
-
-    def _forget(self) -> None:
-        """The book may not be what the database holds: read it anew before the next decision."""
-        self._epoch += 1
-        self._exact = False
-        self._under_lock = False
+    async def _write_under_lock(
+        self, connection: store.Connection, batch: Batch, look_up: bool, previous: Writing | None
+    ) -> list[list[Record]]:
+        """The plain way: lock the head, decide, advance it, write."""
+        if previous is not None and not previous.done():
+            raise _Void
+        packed, replies, before, after = await self._decider.decide_under_lock(connection, batch, look_up)
+        if after.seq != before.seq:
+            await store.advance_head(connection, self._ledger_no, after, before.seq)
+            await store.write(connection, self._ledger_no, packed)
+        return replies
 
     def _fail(self, batch: Batch, error: Exception) -> None:
-        self._forget()
+        self._decider.forget()
         if not isinstance(error, FinFlowError):
             log.error("batch failed", exc_info=error, extra={"ledger_no": self._ledger_no})
             error = FinFlowError("internal")
-        for job in batch.jobs:
-            if not job.reply.done():
-                job.reply.set_exception(error)
+        batch.fail(error)
 
 
-def _journaled(records: list[Record]) -> list[Record]:
-    """Those that take a place in the journal: not replays, not refusals for the key's sake."""
-    return [record for record in records if record.seq and not record.replayed]
+async def _end_of(previous: Writing | None) -> None:
+    """Whatever a batch does after its decisions were void, it does after the batch before it."""
+    if previous is not None:
+        await asyncio.wait({previous})
+
+
+def _final(failure: Exception, sent: bool, collisions: int, late: bool) -> Exception | None:
+    """What the callers are told, or None where trying again can help."""
+    if isinstance(failure, asyncpg.DiskFullError):
+        return FinFlowError("database_full", str(failure))
+    if collisions > MAX_KEY_COLLISIONS:
+        return failure
+    if late:
+        return FinFlowError("outcome_unknown" if sent else "database_unreachable", repr(failure))
+    return None

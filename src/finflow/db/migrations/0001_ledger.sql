@@ -46,7 +46,7 @@ create table accounts (
     floor              bigint      check (floor <= 0),
     ceiling            bigint      check (ceiling >= 0),
     external_reference text collate "C",
-    metadata           jsonb,
+    metadata           json,
     primary key (ledger_no, account_no)
 );
 create unique index accounts_by_reference on accounts (ledger_no, external_reference)
@@ -103,9 +103,19 @@ create index entries_late on entries (ledger_no, account_no, version) where late
 comment on column entries.amount is 'minor units booked: a debit is positive, a credit negative';
 comment on column entries.held is 'change of the pending totals: debit side positive, credit side negative';
 
+-- Whether an entry is its transaction's last on its account: between two of them an account may dip.
+create function is_last(ledger integer, account integer, entry_version bigint, entry_seq bigint) returns boolean
+    language sql stable as $$
+    select not exists (
+        select from entries
+         where ledger_no = ledger and account_no = account and version = entry_version + 1 and seq = entry_seq
+    )
+$$;
+
 -- The second lock: what the program decided is checked once more, set-based, before it can commit. A large
 -- batch is planned for what it is (most often a hash join with the accounts); a small one keeps one plan
 -- that looks each account up, because OFFSET 0 leaves the planner nothing else, however large the ledger.
+-- Balance < floor + holds says available < floor without a sum that could leave 64 bits.
 create function entries_checked() returns trigger language plpgsql as $$
 declare
     wrong record;
@@ -116,8 +126,9 @@ begin
                 select f.seq,
                        bool_or(a.account_no is null) as missing,
                        bool_or(a.normal * (f.posted_debits - f.posted_credits)
-                               - case when a.normal = 1 then f.pending_credits else f.pending_debits end
-                               < a.floor) as low,
+                               < a.floor + case when a.normal = 1 then f.pending_credits
+                                                else f.pending_debits end
+                               and is_last(f.ledger_no, f.account_no, f.version, f.seq)) as low,
                        sum(f.amount) as booked,
                        sum(f.held) as held
                   from fresh f
@@ -132,8 +143,9 @@ begin
             select f.seq,
                    bool_or(a.account_no is null) as missing,
                    bool_or(a.normal * (f.posted_debits - f.posted_credits)
-                           - case when a.normal = 1 then f.pending_credits else f.pending_debits end
-                           < a.floor) as low,
+                           < a.floor + case when a.normal = 1 then f.pending_credits
+                                            else f.pending_debits end
+                           and is_last(f.ledger_no, f.account_no, f.version, f.seq)) as low,
                    sum(f.amount) as booked,
                    sum(f.held) as held
               from fresh f
