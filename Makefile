@@ -44,8 +44,9 @@ bench: $(VENV)/run.stamp ## Measure what the README promises and keep the result
 bench-short: $(VENV)/run.stamp ## Run every benchmark once, small: shows that they work
 	@set -e; for name in $(BENCHES); do $(BIN)/python -m bench.$$name --json --short; done
 
-docs: $(VENV)/docs.stamp ## Build the documentation site into site/
-	@$(BIN)/mkdocs build --strict --quiet
+docs: $(VENV)/docs.stamp ## Write the reference from the code, build the documentation site into site/
+	@$(BIN)/python docs/generate.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lock: $(VENV)/python.stamp ## Lock the dependencies anew into requirements/*.txt
 	@$(BIN)/python -m pip install --quiet uv

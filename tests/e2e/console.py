@@ -35,8 +35,7 @@ _VARYING = (
     (re.compile(r"\b[\d,]+ transactions/s"), "<speed>"),
     (re.compile(r"(transactions per s +)[\d,]+"), r"\1<speed>"),
     (re.compile(r"\bprocess \d+", re.IGNORECASE), "process <pid>"),
-    (re.compile(r"/tmp/ff-[a-z0-9_]+"), "<folder>"),
-)  # fmt: skip
+)
 
 
 class Step(NamedTuple):
@@ -167,8 +166,10 @@ def answers(document: str, stack: Stack) -> list[str]:
 
 
 def _answer(step: Step, terminal: Terminal, stack: Stack) -> str:
-    printed = stack.printed if step.first_terminal else terminal.run(step.typed.replace(DOCUMENTED_URL, stack.url))
-    return stack.as_documented(printed).rstrip()
+    if step.first_terminal:
+        return stack.as_documented(stack.printed).rstrip()
+    typed = step.typed.replace(DOCUMENTED_URL, stack.url)
+    return stack.as_documented(terminal.run(typed)).rstrip()
 
 
 def rewritten(document: str, printed: list[str]) -> str:

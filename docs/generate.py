@@ -1,0 +1,283 @@
+"""Writes the reference pages that come from code, and the line numbers of links into the code.
+
+`python docs/generate.py` writes them; tests/house/test_reference.py holds that the committed pages are the
+written ones.
+"""
+
+import ast
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+
+from finflow import cli
+from finflow.app import SETTINGS
+from finflow.cli import COMMANDS
+from finflow.kernel.errors import CATALOGUE, Kind
+from finflow.ledger.guards import PRECEDENCE
+from finflow.stack import settings
+
+DOCS = Path(__file__).parent
+SOURCE = DOCS.parent / "src" / "finflow"
+_NOTE = "<!-- Written by docs/generate.py from {source}; a change here is lost. -->\n"
+_HELP_WIDTH = 100
+
+
+def pages() -> dict[str, str]:
+    """Every page that is written or holds a written part: its path under docs/, and its whole text."""
+    written = {
+        "reference/errors.md": errors(),
+        "reference/cli.md": command_line(),
+        "reference/configuration.md": configuration(),
+        "reference/schema.md": schema(),
+    }
+    ledger_model = "reference/ledger-model.md"
+    written[ledger_model] = with_precedence((DOCS / ledger_model).read_text())
+    for page in sorted(DOCS.rglob("*.md")):
+        name = str(page.relative_to(DOCS))
+        if name not in written:
+            text = page.read_text()
+            if with_lines(text, page) != text or _LINK.search(text):
+                written[name] = with_lines(text, page)
+    return written
+
+
+def _row(*cells: object) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    return _row(*head) + _row(*("---" for _ in head)) + "".join(_row(*row) for row in rows)
+
+
+# --- errors ------------------------------------------------------------------------------------------
+
+
+def errors() -> str:
+    """The catalogue, under the headings that its comments are."""
+    text = "# Errors\n\n" + _NOTE.format(source="src/finflow/kernel/errors.py") + _ERRORS_HEAD
+    for heading, kinds in _error_groups():
+        rows = ((_anchored(k.code), k.status, k.exit_code, _yes(k.retryable), k.title, k.hint) for k in kinds)
+        text += f"\n## {heading}\n\n" + _table(("code", "HTTP", "exit", "retry", "means", "do"), rows)
+    return text
+
+
+_ERRORS_HEAD = """
+Every refusal and failure has a code. HTTP answers it as problem details ([HTTP](http.md#errors)), the
+command line as three lines on standard error and an exit code. `retry` says whether the same request, with
+the same key, can succeed later by itself. Where a command breaks several of the ledger's rules,
+[their order](ledger-model.md#order-of-the-rules) decides which code it gets.
+"""
+
+
+def _anchored(code: str) -> str:
+    return f'<a id="{code}"></a>`{code}`'
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _error_groups() -> Iterator[tuple[str, list[Kind]]]:
+    heading, kinds = "", list[Kind]()
+    for line in (SOURCE / "kernel" / "errors.py").read_text().splitlines():
+        if comment := re.match(r"    # (.*)$", line):
+            if kinds:
+                yield heading, kinds
+            heading, kinds = comment[1].partition(". ")[0].rstrip("."), []
+        elif entry := re.match(r'    Kind\("(\w+)"', line):
+            kinds.append(CATALOGUE[entry[1]])
+    yield heading, kinds
+
+
+def with_precedence(page: str) -> str:
+    """The ledger model's page with the order of the rules behind its mark."""
+    head, mark, _ = page.partition("<!-- precedence -->\n")
+    numbered = "".join(
+        f"{number}. [`{code}`](errors.md#{code}): {CATALOGUE[code].title}\n"
+        for number, code in enumerate(PRECEDENCE, 1)
+    )
+    return head + mark + "\n" + numbered
+
+
+# --- command line ------------------------------------------------------------------------------------
+
+
+def command_line() -> str:
+    """What `--help` says of every command, and the exit codes."""
+    text = "# The command line\n\n" + _NOTE.format(source="src/finflow/cli") + _CLI_HEAD
+    text += f"\n## finflow\n\n```text\n{_help(cli.finflow, None, 'finflow')}\n```\n"
+    root = click.Context(cli.finflow, info_name="finflow")
+    for name in COMMANDS:
+        command = cli.finflow.get_command(root, name)
+        assert command is not None, name
+        text += f"\n## finflow {name}\n\n```text\n{_help(command, root, name)}\n```\n"
+    return text
+
+
+_CLI_HEAD = """
+Data goes to standard output; progress and hints go to standard error. `--json` prints one line of JSON.
+Colours appear on a terminal only, and not where `NO_COLOR` is set. Flags win over `FINFLOW_*` variables, and
+those over defaults ([configuration](configuration.md)).
+
+| exit code | means |
+| --- | --- |
+| 0 | done, or yes |
+| 1 | no: refused, not equal, not running |
+| 2 | the command was used wrongly |
+| 3 | something it needs cannot be reached |
+| 4 | a bug |
+| 130 | interrupted |
+"""
+
+
+def _help(command: click.Command, parent: click.Context | None, name: str) -> str:
+    context = click.Context(
+        command,
+        parent=parent,
+        info_name=name,
+        terminal_width=_HELP_WIDTH,
+        max_content_width=_HELP_WIDTH,
+        help_option_names=["-h", "--help"],
+    )
+    return command.get_help(context)
+
+
+# --- configuration -----------------------------------------------------------------------------------
+
+# Defaults that differ from machine to machine, in words.
+_DEFAULTS = {
+    "data": "`finflow` in the user's data folder, most often `~/.local/share/finflow`",
+    "database_url": "none: the embedded PostgreSQL",
+    "port": "8400, or a free one if that is taken",
+    "workers": "the number of cores",
+}
+
+
+def configuration() -> str:
+    """Every setting, and every setting of the embedded PostgreSQL with its reason."""
+    text = "# Configuration\n\n" + _NOTE.format(source="src/finflow/app.py and src/finflow/stack/settings.py")
+    text += _CONFIGURATION_HEAD
+    rows = ((f"`{s.name}`", _flag(s.name), f"`{s.variable}`", _default(s.name), s.meaning) for s in SETTINGS)
+    text += "\n" + _table(("setting", "flag", "variable", "default", "means"), rows)
+    text += _POSTGRES_HEAD
+    fixed = {setting.name for setting in (*settings.CONSTANT, *settings.DURABLE)}
+    found = settings.settings_for(Path("/"), Path("/"))
+    rows = ((f"`{s.name}`", f"`{s.value}`" if s.name in fixed else "by the machine", s.reason) for s in found)
+    return text + "\n" + _table(("setting", "value", "reason"), rows)
+
+
+_CONFIGURATION_HEAD = """
+A flag wins over its variable, the variable over the default. An empty variable counts as unset.
+`finflow info` shows every value and where it comes from, with passwords masked. There is no configuration
+file.
+"""
+_POSTGRES_HEAD = """
+One more variable is read by `finflow demo` alone: `FINFLOW_SHARED_DATA`, the folder in which it looks for
+`berka/trans.asc`.
+
+## The embedded PostgreSQL
+
+`finflow up` writes these settings to `postgres/finflow.conf` in the data folder at every start, on top of
+PostgreSQL's defaults. For a server of your own, read the reasons and decide.
+"""
+
+
+def _flag(name: str) -> str:
+    flag = f"--{name.replace('_', '-')}"
+    root = click.Context(cli.finflow)
+    known = {
+        option
+        for command in COMMANDS
+        if (found := cli.finflow.get_command(root, command))
+        for parameter in found.params
+        for option in parameter.opts
+    }
+    return f"`{flag}`" if flag in known else "none"
+
+
+def _default(name: str) -> str:
+    default = next(setting.default for setting in SETTINGS if setting.name == name)
+    return _DEFAULTS.get(name) or f"`{default()}`"
+
+
+# --- schema ------------------------------------------------------------------------------------------
+
+
+def schema() -> str:
+    """The SQL of the migrations, each comment a paragraph before what it is about."""
+    text = "# The database's schema\n\n" + _NOTE.format(source="src/finflow/db/migrations") + _SCHEMA_HEAD
+    for file in sorted((SOURCE / "db" / "migrations").glob("*.sql")):
+        text += f"\n## {file.stem}\n\n" + "\n".join(_parts(file.read_text()))
+    return text
+
+
+_SCHEMA_HEAD = """
+The migrations, in the order in which they are applied. A change of the schema is a new file; one that was
+released is never changed. `finflow migrate` applies what is missing, each file in one transaction with its
+row in `schema_migrations`.
+"""
+
+
+def _parts(sql: str) -> Iterator[str]:
+    """Comments at the margin as paragraphs, everything between them as code."""
+    for is_comment, lines in itertools.groupby(sql.splitlines(), lambda line: line.startswith("-- ")):
+        if is_comment:
+            yield " ".join(line[3:] for line in lines).replace("_", r"\_") + "\n"
+        elif code := "\n".join(lines).strip():
+            yield f"```sql\n{code}\n```\n"
+
+
+# --- links into the code -----------------------------------------------------------------------------
+
+_LINK = re.compile(r"\[`(?P<symbol>[\w.]+)`\]\((?P<path>[./]*src/finflow/[\w./]+\.(?:py|sql))(?:#L\d+)?\)")
+
+
+def with_lines(text: str, page: Path) -> str:
+    """The page with each link named after a symbol leading to the line where the symbol is defined."""
+
+    def found(link: re.Match[str]) -> str:
+        line = line_of(link["symbol"], (page.parent / link["path"]).resolve())
+        return f"[`{link['symbol']}`]({link['path']}#L{line})"
+
+    return _LINK.sub(found, text)
+
+
+def line_of(symbol: str, path: Path) -> int:
+    """The line that defines a symbol such as `LedgerWriter.submit`. Raises LookupError."""
+    text = path.read_text()
+    if path.suffix == ".sql":
+        for number, line in enumerate(text.splitlines(), 1):
+            if re.match(rf"create .*\b{symbol}\b", line):
+                return number
+        raise LookupError(f"{symbol} is not made in {path.name}")
+    nodes: list[ast.stmt] = ast.parse(text).body
+    node: ast.stmt | None = None
+    for name in symbol.split("."):
+        node = next((each for each in nodes if name in _names(each)), None)
+        if node is None:
+            raise LookupError(f"{symbol} is not defined in {path.name}")
+        nodes = node.body if isinstance(node, ast.ClassDef) else []
+    assert node is not None, "a symbol has a name"
+    return node.lineno
+
+
+def _names(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def main() -> None:
+    for name, text in pages().items():
+        path = DOCS / name
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            print(f"wrote docs/{name}")  # noqa: T201 - a command's output
+
+
+if __name__ == "__main__":
+    main()
