@@ -1,6 +1,6 @@
 """Random commands of every kind, mostly sensible, some of them wrong in one way, some at the edges."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -50,7 +50,7 @@ class Draws:
             optional["description"] = "rent" if not self.mistake() else "x" * 501
             optional["metadata"] = {"a": "b"}
         if self.one_in(6):
-            optional["reference"] = f"inv-{self.random.randrange(5)}"
+            optional["reference"] = f"inv-{self.random.randrange(5)}" + ("\0" if self.mistake() else "")
         return c.PostTransaction(entries, **optional)
 
     def hold(self) -> c.Command:
@@ -109,6 +109,9 @@ class Draws:
         return Decimal(minor).scaleb(-exponent)
 
     def moment(self) -> datetime:
+        if self.one_in(30):
+            zone = timezone(timedelta(hours=14))
+            return self.random.choice([datetime.min.replace(tzinfo=zone), datetime.min.replace(tzinfo=UTC)])
         return DAY0 + timedelta(days=self.random.randrange(-20, 20), microseconds=self.random.randrange(3))
 
     # --- what becomes of them ---
@@ -190,5 +193,5 @@ class Draws:
         return self.random.choice(WRONG_AMOUNTS if self.one_in(20) else sensible)
 
     def declare(self) -> c.Command:
-        code = self.random.choice(["PTS", "PTS", "GOLD", "SGD", "", "é"])
+        code = self.random.choice(["PTS", "PTS", "GOLD", "SGD", "USD"])
         return c.DeclareAsset(code, self.random.choice([6, 6, 6, 0]))

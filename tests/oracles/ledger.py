@@ -7,6 +7,7 @@ the commands, the documented order, and the ids that the ledger gave out, which 
 """
 
 import re
+import string
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -116,6 +117,7 @@ class Ledger:
 
     def _PostTransaction(self, command: c.PostTransaction, now: datetime, new_id: str) -> str | None:  # noqa: N802 - named after the command
         broken = too_long(command.description, command.reference, command.metadata)
+        broken |= text_rules(command.reference) | date_rules(command.effective_at)
         broken |= {"too_few_entries"} if len(command.entries) < 2 else set()
         broken |= {"too_many_entries"} if len(command.entries) > 1000 else set()
         for line in command.entries:
@@ -171,7 +173,8 @@ class Ledger:
 
     def _PostPending(self, command: c.PostPending, now: datetime, new_id: str) -> str | None:  # noqa: N802 - named after the command
         target = self.transactions.get(command.transaction_id)
-        broken = too_long(command.description) | self._pending_rules(target, now)
+        broken = too_long(command.description) | date_rules(command.effective_at)
+        broken |= self._pending_rules(target, now)
         if target is None or broken:
             return first(broken)
         held = target.lines
@@ -206,7 +209,7 @@ class Ledger:
 
     def _ReverseTransaction(self, command: c.ReverseTransaction, now: datetime, new_id: str) -> str | None:  # noqa: N802 - named after the command
         target = self.transactions.get(command.transaction_id)
-        broken = too_long(command.description)
+        broken = too_long(command.description) | date_rules(command.effective_at)
         if target is None:
             return first(broken | {"transaction_unknown"})
         broken |= {"not_reversible"} if target.kind not in ("post", "capture") else set()
@@ -250,6 +253,7 @@ class Ledger:
 
     def _OpenAccount(self, command: c.OpenAccount, now: datetime, new_id: str) -> str | None:  # noqa: N802 - named after the command
         broken = too_long(None, command.external_reference, command.metadata)
+        broken |= text_rules(command.external_reference)
         exponent = self.exponent_of(command.currency)
         if exponent is None:
             return first(broken | {"currency_unknown"})
@@ -292,8 +296,10 @@ class Ledger:
 
     def _DeclareAsset(self, command: c.DeclareAsset, now: datetime, new_id: str) -> str | None:  # noqa: N802 - named after the command
         broken = set()
-        if not 1 <= len(command.code) <= 20 or not command.code.isascii():
+        if not 1 <= len(command.code) <= 20:
             broken.add("field_too_long")
+        elif not set(command.code) <= set(string.ascii_uppercase + string.digits) or command.code.isdigit():
+            broken.add("text_malformed")
         if command.code in EXPONENTS or self.assets.get(command.code, command.exponent) != command.exponent:
             broken.add("asset_conflict")
         if not broken:
@@ -312,6 +318,19 @@ def too_long(
     size = sum(len(name) + len(value) for name, value in (metadata or {}).items())
     long = len(description or "") > 500 or len(reference or "") > 140 or size > 4096
     return {"field_too_long"} if long else set()
+
+
+def text_rules(text: str | None) -> set[str]:
+    return {"text_malformed"} if "\0" in (text or "") else set()
+
+
+def date_rules(moment: datetime | None) -> set[str]:
+    try:
+        if moment is not None:
+            moment.astimezone(UTC)
+    except OverflowError:
+        return {"value_date_out_of_range"}
+    return set()
 
 
 def amount_rules(text: str, exponent: int) -> set[str]:

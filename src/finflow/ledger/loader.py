@@ -8,6 +8,7 @@ from finflow.kernel import ids
 from finflow.ledger import store
 from finflow.ledger.book import Account, Book, Target
 from finflow.ledger.commands import ChangeAccount, DeclareAsset, OpenAccount, PostTransaction, Request
+from finflow.ledger.guards import unstorable
 
 
 class Wanted(msgspec.Struct):
@@ -61,7 +62,8 @@ def _other_needs(book: Book, command: object, wanted: Wanted) -> None:
     if isinstance(command, OpenAccount | DeclareAsset):
         wanted.assets = wanted.assets or book.assets is None
         reference = getattr(command, "external_reference", None)
-        if reference is not None and reference not in book.references:
+        # A text that cannot be stored is no account's reference; the rules refuse it.
+        if reference is not None and not unstorable(reference) and reference not in book.references:
             wanted.references.add(reference)
     elif isinstance(command, ChangeAccount):
         if command.account_id not in book.accounts:

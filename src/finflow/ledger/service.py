@@ -290,7 +290,7 @@ def _transaction_id(ledger_no: int, row: Any) -> str:
 
 
 def _expiry(ledger_no: int, row: Any, now: int) -> Request:
-    # No client can send this key: the API takes printable ASCII only. The minute in it lets several
+    # No client can send this key: the API takes printable ASCII only. The second in it lets several
     # processes share an attempt, and a later one try again.
-    key = f"§expire:{row['seq']}:{now // 60_000_000}"
+    key = f"§expire:{row['seq']}:{now // 1_000_000}"
     return Request(key, ExpirePending(_transaction_id(ledger_no, row)), "finflow:sweeper")
