@@ -28,7 +28,7 @@ from finflow.ledger.replay import unjournaled
 
 log = logging.getLogger(__name__)
 
-MAX_BATCH: Final = 5_000
+MAX_BATCH: Final = 3_000
 MAX_QUEUED: Final = 40_000
 # From this size on a batch is written while the one before commits; smaller ones are better gathered.
 WRITE_AHEAD_FROM: Final = 1_000
