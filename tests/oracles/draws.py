@@ -18,10 +18,12 @@ DAY0 = datetime(2026, 1, 1, tzinfo=UTC)
 class Draws:
     """Commands that fit what the oracle knows so far. `wild` is the chance of a deliberate mistake."""
 
-    def __init__(self, random: Random, ledger: Ledger, wild: float = 0.15) -> None:
+    def __init__(self, random: Random, ledger: Ledger, wild: float = 0.15, huge_holds: bool = True) -> None:
         self.random = random
         self.ledger = ledger
         self.wild = wild
+        # Releases that are dated before their huge holds do not fit a total by value date.
+        self.huge_holds = huge_holds
 
     def any(self) -> c.Command:
         kinds = [self.post] * 8 + [self.hold] * 4 + [self.capture] * 3 + [self.reverse] * 2
@@ -55,21 +57,21 @@ class Draws:
 
     def hold(self) -> c.Command:
         timeout_s = self.random.choice([None, None, 1, 3, 60])
-        return c.PostTransaction(self.entries(), pending=True, timeout_s=timeout_s)
+        return c.PostTransaction(self.entries(self.huge_holds), pending=True, timeout_s=timeout_s)
 
-    def entries(self) -> list[c.EntryLine]:
-        entries = [line for _ in range(1 + self.one_in(5)) for line in self.balanced()]
+    def entries(self, huge: bool = True) -> list[c.EntryLine]:
+        entries = [line for _ in range(1 + self.one_in(5)) for line in self.balanced(huge)]
         if self.one_in(5):
             self.random.shuffle(entries)
         return self.spoil(entries) if self.mistake() else entries
 
-    def balanced(self) -> list[c.EntryLine]:
+    def balanced(self, huge: bool) -> list[c.EntryLine]:
         """Two or three lines in one currency; one account may stand in several of them."""
         first = self.account()
         if first is None:
             return []
         same = [a for a in self.ledger.accounts.values() if a.currency == first.currency]
-        amount = self.amount(first.exponent)
+        amount = self.amount(first.exponent, huge)
         parts = self.split(amount, 1 + self.one_in(4), first.exponent)
         others = [self.random.choice(same) for _ in parts]
         side, other = ("debit", "credit") if self.one_in(2) else ("credit", "debit")
@@ -102,16 +104,16 @@ class Draws:
             values[name] = fields[name]
         return [*entries[:place], c.EntryLine(**values), *entries[place + 1 :]]
 
-    def amount(self, exponent: int) -> Decimal:
+    def amount(self, exponent: int, huge: bool) -> Decimal:
         minor = self.random.randrange(1, 2000)
-        if self.one_in(25):
+        if self.one_in(25) and huge:
             minor = self.random.choice([2**63 - 1, 2**62, 2**63 - 2])
         return Decimal(minor).scaleb(-exponent)
 
     def moment(self) -> datetime:
         if self.one_in(30):
             zone = timezone(timedelta(hours=14))
-            return self.random.choice([datetime.min.replace(tzinfo=zone), datetime.min.replace(tzinfo=UTC)])
+            return self.random.choice([datetime.min.replace(tzinfo=zone), datetime(1, 1, 2, tzinfo=UTC)])
         return DAY0 + timedelta(days=self.random.randrange(-20, 20), microseconds=self.random.randrange(3))
 
     # --- what becomes of them ---
