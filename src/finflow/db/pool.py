@@ -57,10 +57,18 @@ async def open_pool(
             statement_cache_size=statement_cache_size,
             # Prepared statements are few and fixed, so none of them grows stale.
             max_cached_statement_lifetime=0,
+            reset=_leave_as_it_is,
             server_settings={"application_name": application_name},
         )
     except CONNECT_ERRORS as error:
         raise unreachable(url, error) from error
+
+
+async def _leave_as_it_is(_: object) -> None:
+    """Nobody sets session state here, so a connection goes back without a round trip that would clear it.
+
+    The pool itself still rolls back what was left open.
+    """
 
 
 async def connect(

@@ -15,7 +15,7 @@ from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import model, store
 from finflow.ledger.batch import Batch, Job
-from finflow.ledger.book import Book, Head, Record
+from finflow.ledger.book import Account, Book, Head, Record
 from finflow.ledger.commands import Request
 from finflow.ledger.loader import load, needs
 from finflow.ledger.replay import answer, unjournaled
@@ -146,6 +146,10 @@ class Decider:
         """What was decided under the lock is committed: the book is exact."""
         if self._under_lock:
             self._under_lock, self._exact = False, True
+
+    def account(self, account_no: int) -> Account | None:
+        """An account of the book, if it is there."""
+        return self._book.by_number.get(account_no)
 
     def forget(self) -> None:
         """The book may not be what the database holds: read it anew before the next decision."""

@@ -261,12 +261,23 @@ class LedgerService:
 
     async def _labels_of(self, ledger_no: int, records: Sequence[Record]) -> dict[int, views.Label]:
         numbers = {entry.account_no for record in records for entry in record.entries}
-        missing = [no for no in numbers if (ledger_no, no) not in self._labels]
+        found = {no: label for no in numbers if (label := self._known_label(ledger_no, no)) is not None}
+        missing = [no for no in numbers if no not in found]
         if missing:
             async with acquired(self._pool) as connection:
                 for account in await store.find_accounts(connection, ledger_no, missing):
-                    self._remember(ids.Locator(ledger_no, account.account_no), account)
-        return {no: self._labels[ids.Locator(ledger_no, no)] for no in numbers}
+                    place = ids.Locator(ledger_no, account.account_no)
+                    found[account.account_no] = self._remember(place, account)
+        return found
+
+    def _known_label(self, ledger_no: int, account_no: int) -> views.Label | None:
+        place = ids.Locator(ledger_no, account_no)
+        known, writer = self._labels.get(place), self._writers.get(ledger_no)
+        if known is None and writer is not None:
+            # Whoever just posted on an account has it in the writer's book: no need to ask the database.
+            account = writer.account(account_no)
+            known = None if account is None else self._remember(place, account)
+        return known
 
     def _remember(self, place: ids.Locator, account: Account) -> views.Label:
         if len(self._labels) > MAX_LABELS:

@@ -21,7 +21,7 @@ from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import store
 from finflow.ledger.batch import Batch, Job
-from finflow.ledger.book import Record
+from finflow.ledger.book import Account, Record
 from finflow.ledger.commands import Request
 from finflow.ledger.decider import ACQUIRE_TIMEOUT_S, Decider
 from finflow.ledger.replay import unjournaled
@@ -114,6 +114,10 @@ class LedgerWriter:
     @property
     def idle(self) -> bool:
         return self._task is None or self._task.done()
+
+    def account(self, account_no: int) -> Account | None:
+        """An account that was decided on lately, or None; what never changes of it may be read here."""
+        return self._decider.account(account_no)
 
     # --- gathering ---------------------------------------------------------------------------------
 
