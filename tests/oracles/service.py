@@ -80,9 +80,11 @@ async def desk(url: str, *, clock: Clock | None = None, max_size: int = 4, name:
 
 
 @asynccontextmanager
-async def second_desk(url: str, ledger_id: str, prefix: str, clock: Clock | None = None) -> AsyncIterator[Desk]:
+async def second_desk(
+    url: str, ledger_id: str, prefix: str, clock: Clock | None = None, command_timeout_s: float = 60
+) -> AsyncIterator[Desk]:
     """Another process's service on the same ledger, as far as the database can tell."""
-    pool = await open_pool(url, max_size=4)
+    pool = await open_pool(url, max_size=4, command_timeout_s=command_timeout_s)
     service = LedgerService(pool, clock or Clock())
     try:
         yield Desk(service, ledger_id, pool, service._clock, prefix)  # type: ignore[arg-type]
