@@ -1,0 +1,121 @@
+"""A ratchet: how many statements a batch costs, as the server's own log counts them, however large it is."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from itertools import count
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from finflow.ledger import commands as c
+from finflow.stack.postgres import EmbeddedPostgres
+from oracles.service import Desk, desk, transfer
+
+numbers = count(1)
+
+WARM = ["BEGIN", "update heads", "COPY journal", "COPY entries", "COMMIT"]
+COLD = ["BEGIN", "select heads", "select accounts", "update heads", "COPY journal", "COPY entries", "COMMIT"]
+
+
+class Logged:
+    """A ledger whose statements the server logs, and the part of its log that came since `mark`."""
+
+    def __init__(self, one: Desk, server: EmbeddedPostgres, name: str) -> None:
+        self.one = one
+        self.name = name
+        self._log = server.folder.logs / "postgres.log"
+        self._start = 0
+
+    def mark(self) -> None:
+        self._start = self._log.stat().st_size
+
+    async def statements(self) -> list[str]:
+        """Verb and table of each statement; asyncpg's own look-ups of types and its resets are none of ours."""
+        await asyncio.sleep(0.05)
+        with self._log.open() as file:
+            file.seek(self._start)
+            lines = [line for line in file.read().split("\n20") if f"] {self.name} LOG" in line]
+        found = [re.search(r"(?:statement|execute [^:]*): (.*)", line, re.DOTALL) for line in lines]
+        return [verb for match in found if match and (verb := words(match[1]))]
+
+
+def words(sql: str) -> str:
+    verb = sql.split(None, 1)[0].strip(";")
+    if verb in ("BEGIN", "COMMIT", "ROLLBACK"):
+        return verb
+    tables = re.findall(r"\b(heads|journal|entries|accounts|assets)\b", sql)
+    return f"{verb} {tables[0]}" if tables else ""
+
+
+@pytest_asyncio.fixture
+async def logged(database_url: str, postgres: EmbeddedPostgres) -> AsyncIterator[Logged]:
+    name = f"ratchet_{next(numbers)}"
+    connection = await asyncpg.connect(database_url)
+    database = await connection.fetchval("select current_database()")
+    await connection.execute(f"alter database {database} set log_statement = 'all'")
+    await connection.close()
+    async with desk(database_url, name=name) as one:
+        yield Logged(one, postgres, name)
+
+
+@pytest.mark.parametrize("size", [1, 100, 3_000])
+async def test_a_warm_batch_costs_five_statements(logged: Logged, size: int) -> None:
+    a, b = await logged.one.open(2)
+    await logged.one.do(transfer(a, b))
+    logged.mark()
+    await logged.one.do(*[transfer(a, b)] * size)
+    assert await logged.statements() == WARM
+
+
+@pytest.mark.parametrize("size", [1, 100, 3_000])
+async def test_a_cold_batch_costs_two_more(logged: Logged, size: int) -> None:
+    a, b = await logged.one.open(2)
+    logged.one.service._writers.clear()
+    logged.mark()
+    await logged.one.do(*[transfer(a, b)] * size)
+    assert await logged.statements() == COLD
+
+
+async def test_many_callers_share_the_statements(logged: Logged) -> None:
+    """What arrives while one batch is written makes one more batch, not one each."""
+    a, b = await logged.one.open(2)
+    await logged.one.do(transfer(a, b))
+    logged.mark()
+    await asyncio.gather(*(logged.one.do(transfer(a, b)) for _ in range(200)))
+    statements = await logged.statements()
+    assert statements.count("COMMIT") <= 2
+    assert set(statements) == set(WARM)
+
+
+async def test_a_batch_of_refusals_copies_no_entries(logged: Logged) -> None:
+    a, b = await logged.one.open(2)
+    await logged.one.do(transfer(a, b))
+    logged.mark()
+    await logged.one.do(*[transfer(a, b, "x")] * 100)
+    assert await logged.statements() == [each for each in WARM if each != "COPY entries"]
+
+
+async def test_a_replay_looks_its_keys_up_once(logged: Logged) -> None:
+    a, b = await logged.one.open(2)
+    requests = [logged.one.request(transfer(a, b)) for _ in range(100)]
+    await logged.one.service.submit(logged.one.ledger_id, requests)
+    logged.mark()
+    records = await logged.one.service.submit(logged.one.ledger_id, requests)
+    assert all(record.replayed for record in records)
+    statements = await logged.statements()
+    # The first attempt runs into the unique key; the second locks, looks up and has nothing to write.
+    assert statements[-1] == "COMMIT"
+    assert statements.count("BEGIN") == 2
+    assert statements.count("select journal") == 1
+    assert len(statements) <= 12
+
+
+async def test_captures_load_what_they_name_at_once(logged: Logged) -> None:
+    a, b = await logged.one.open(2)
+    held = await logged.one.do(*[transfer(a, b, pending=True)] * 50)
+    logged.mark()
+    codes = await logged.one.codes(*[c.PostPending(record.transaction_id(1)) for record in held])
+    assert codes == [None] * 50
+    assert len(await logged.statements()) <= len(WARM) + 5
