@@ -48,6 +48,15 @@ class Batch:
         self.size += len(job.requests)
         self.head = None
 
+    def take_over(self, other: "Batch") -> None:
+        """The jobs of a batch that nobody has begun to write become jobs of this one."""
+        for job in other.jobs:
+            self.add(job)
+        # A trace that decisions were made on the book and are void: it must be read anew.
+        self.packed += other.packed
+        other.jobs, other.size = [], 0
+        other.restart(-1, 0)
+
     def requests(self) -> list[Request]:
         """All requests in the order in which they are decided."""
         return [request for job in self.jobs for request in job.requests]

@@ -7,6 +7,7 @@ the book stops being what decisions made ahead were made on, and voids them.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 import asyncpg
@@ -95,18 +96,23 @@ class Decider:
     # --- under the lock ----------------------------------------------------------------------------
 
     async def decide_under_lock(
-        self, connection: store.Connection, batch: Batch, look_up: bool
+        self,
+        connection: store.Connection,
+        batch: Batch,
+        look_up: bool,
+        top_up: Callable[[Batch], None],
     ) -> tuple[list[store.Packed], list[list[Record]], Head, Head]:
         """Lock the head, bring the book up to it, decide: what to write, the replies, head before and after.
 
-        `look_up` answers requests whose key the journal has from there. Until `confirm` or `forget`, nothing
-        is decided ahead. Raises ledger_unknown.
+        `look_up` answers requests whose key the journal has from there; `top_up` may add jobs once the lock
+        is held. Until `confirm` or `forget`, nothing is decided ahead. Raises ledger_unknown.
         """
         self._under_lock = True
         self._end_epoch()
         head = await store.lock_head(connection, self._ledger_no)
         if head is None:
             raise FinFlowError("ledger_unknown")
+        top_up(batch)
         await self._bring_up(connection, batch, head)
         known = await self._known(connection, batch, look_up or self._look_up > 0)
         self._look_up, self._cautious = max(0, self._look_up - 1), max(0, self._cautious - 1)

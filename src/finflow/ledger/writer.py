@@ -72,6 +72,7 @@ class LedgerWriter:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._gathered = Batch()
         self._in_flight: list[Writing] = []
         # Whether every batch in flight was decided ahead, so that the book is what they will leave.
         self._foreseen = True
@@ -134,17 +135,26 @@ class LedgerWriter:
 
     async def _gather(self) -> Batch:
         """Collect jobs until they can be handed on, deciding each at once where the book allows."""
-        batch = Batch()
+        batch = self._gathered = Batch()
         while True:
             self._wake.clear()
-            while self._jobs and (not batch.jobs or batch.size + len(self._jobs[0].requests) <= MAX_BATCH):
-                batch.add(self._jobs.popleft())
+            self._fill(batch)
             self._in_flight = [writing for writing in self._in_flight if not writing.done()]
             if batch.jobs and (self._foreseen or not self._in_flight):
                 await self._decider.decide_ahead(batch)
             if self._may_go(batch):
                 return batch
             await self._wake.wait()
+
+    def _fill(self, batch: Batch) -> None:
+        while self._jobs and (not batch.jobs or batch.size + len(self._jobs[0].requests) <= MAX_BATCH):
+            batch.add(self._jobs.popleft())
+
+    def _top_up(self, batch: Batch) -> None:
+        """What came while another process held the head joins the batch that waited for it."""
+        if batch.size + self._gathered.size <= MAX_BATCH:
+            batch.take_over(self._gathered)
+            self._fill(batch)
 
     def _may_go(self, batch: Batch) -> bool:
         self._in_flight = [writing for writing in self._in_flight if not writing.done()]
@@ -270,7 +280,9 @@ class LedgerWriter:
         """The plain way: lock the head, decide, advance it, write."""
         if previous is not None and not previous.done():
             raise _Void
-        packed, replies, before, after = await self._decider.decide_under_lock(connection, batch, look_up)
+        packed, replies, before, after = await self._decider.decide_under_lock(
+            connection, batch, look_up, self._top_up
+        )
         if after.seq != before.seq:
             await store.advance_head(connection, self._ledger_no, after, before.seq)
             await store.write(connection, self._ledger_no, packed)
