@@ -1,4 +1,4 @@
-"""COMMIT whose answer never came: the service finds out by itself what became of it, and books nothing twice."""
+"""COMMIT whose answer never came: the service finds out what became of it, and books nothing twice."""
 
 import asyncio
 import tempfile
@@ -55,7 +55,11 @@ async def test_a_lost_answer_is_the_stored_one(proxied: tuple[Desk, Desk, Proxy]
     proxy.cut("after")
     [answered] = await behind.do(transfer(a, b, "5"))
     [stored] = await direct.service.journal(direct.ledger_id, answered.seq - 1, 1)
-    assert (answered.key, answered.recorded_at, answered.entries) == (stored.key, stored.recorded_at, stored.entries)
+    assert (answered.key, answered.recorded_at, answered.entries) == (
+        stored.key,
+        stored.recorded_at,
+        stored.entries,
+    )
     assert [entry.amount for entry in answered.entries] == [-500, 500]
 
 

@@ -52,7 +52,7 @@ class Bank:
         self.writers.append(await asyncio.create_subprocess_exec(sys.executable, str(TELLER), *arguments))
 
     async def kill(self, target: str, chance: random.Random) -> str:
-        """Kills one target with SIGKILL, brings back what does not come back by itself, and says what it was."""
+        """Kills one target, brings back what does not come back by itself, and says what it was."""
         if target == "writer":
             writer = self.writers.pop(chance.randrange(len(self.writers)))
             writer.kill()
@@ -75,7 +75,7 @@ class Bank:
     async def pids(self, client: bool) -> list[int]:
         """Server processes that serve a writer, or the server's own."""
         sql = "select pid from pg_stat_activity where application_name = 'teller'"
-        own = "select pid from pg_stat_activity where backend_type in ('walwriter', 'background writer', 'checkpointer')"
+        own = "select pid from pg_stat_activity where backend_type in ('walwriter', 'checkpointer')"
         while True:
             try:
                 connection = await asyncpg.connect(self.server.url(), timeout=5)
@@ -157,7 +157,9 @@ async def settle(bank: Bank) -> None:
     async with resumed(bank) as one:
         again = 0
         for key in unknown:
-            [record] = await one.service.submit(bank.ledger_id, [Request(key, command_of(key, bank.accounts), "teller")])
+            [record] = await one.service.submit(
+                bank.ledger_id, [Request(key, command_of(key, bank.accounts), "teller")]
+            )
             told[key] = (record.seq, str(record.code))
             again += record.replayed
         print(f"{len(told)} commands, {len(unknown)} of unknown outcome, of which {again} had been booked")

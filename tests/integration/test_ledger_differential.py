@@ -18,7 +18,8 @@ ROWS = {
     "journal": "select seq, target, kind, key, caller, legs, code, param, reference, command,"
     " expires_at - recorded_at as timeout from journal where ledger_no = $1 order by seq",
     "entries": "select account_no, version, seq, amount, held, posted_debits, posted_credits, pending_debits,"
-    " pending_credits, late_at is null as in_order from entries where ledger_no = $1 order by account_no, version",
+    " pending_credits, late_at is null as in_order from entries where ledger_no = $1"
+    " order by account_no, version",
     "accounts": "select account_no, seq, currency, kind, status, floor, ceiling, external_reference,"
     " metadata::text from accounts where ledger_no = $1 order by account_no",
     "assets": "select code, exponent from assets where ledger_no = $1 order by code",
@@ -43,7 +44,10 @@ async def play_single(one: Desk, seed: int) -> list[Step]:
     draws = Draws(Random(seed), oracle)  # noqa: S311 - a test that can be repeated
     steps: list[Step] = []
     made: dict[str, int] = {}
-    opening = [c.OpenAccount(currency, "asset", None) for currency in ("SGD", "SGD", "SGD", "JPY", "JPY", "BHD", "BHD")]
+    opening = [
+        c.OpenAccount(currency, "asset", None)
+        for currency in ("SGD", "SGD", "SGD", "JPY", "JPY", "BHD", "BHD")
+    ]
     for number in range(COUNT):
         command = opening[number] if number < len(opening) else draws.any()
         request = c.Request(f"r{number}", command, "test")
@@ -52,7 +56,9 @@ async def play_single(one: Desk, seed: int) -> list[Step]:
         if isinstance(command, c.OpenAccount) and record.account is not None:
             name = record.account.account_id
         assert oracle.decide(command, record.recorded_at, name) == record.code
-        steps.append(Step(request, max((made[text] for text in names_in(command) if text in made), default=-1)))
+        steps.append(
+            Step(request, max((made[text] for text in names_in(command) if text in made), default=-1))
+        )
         if record.code is None:
             made[name] = number
     return steps
@@ -109,13 +115,22 @@ async def test_several_writers_write_what_one_would_in_the_order_of_the_journal(
         steps = await play_single(one, seed=12)
         await forget_everything(one)
         # Who names a transaction depends on its place in the journal, which chance decides here.
-        plain = [step for step in steps[7:] if isinstance(step.request.command, c.PostTransaction | c.ChangeAccount)]
+        plain = [
+            step
+            for step in steps[7:]
+            if isinstance(step.request.command, c.PostTransaction | c.ChangeAccount)
+        ]
         rest = [Step(step.request, -1) for step in plain]
         await one.service.submit(one.ledger_id, [step.request for step in steps[:7]])
         pools = [await open_pool(database_url) for _ in range(3)]
         others = [Desk(LedgerService(pool, one.clock), one.ledger_id, pool, one.clock) for pool in pools]
         parts = [rest[start::3] for start in range(3)]
-        await asyncio.gather(*(play_batches(o, part, Random(i)) for i, (o, part) in enumerate(zip(others, parts, strict=True))))  # noqa: S311 - the same
+        await asyncio.gather(
+            *(
+                play_batches(other, part, Random(len(part)))  # noqa: S311 - the same
+                for other, part in zip(others, parts, strict=True)
+            )
+        )
         together = await tables(one)
         order = [row[3] for row in together["journal"]]
         by_key = {step.request.key: step.request for step in [*steps[:7], *rest]}
@@ -136,11 +151,16 @@ async def forget_everything(one: Desk) -> None:
     """Empty the ledger behind everybody's back: only a test may, with the triggers off."""
     async with one.pool.acquire() as connection, connection.transaction():
         for table in ("journal", "entries"):
-            await connection.execute(f"alter table {table} disable trigger user; delete from {table}; alter table {table} enable trigger user")
-            for trigger in await connection.fetch("select tgname from pg_trigger where tgrelid = $1::text::regclass and not tgisinternal", table):
+            await connection.execute(
+                f"alter table {table} disable trigger user; delete from {table};"  # noqa: S608 - two constants
+                f"alter table {table} enable trigger user"
+            )
+            for trigger in await connection.fetch(
+                "select tgname from pg_trigger where tgrelid = $1::text::regclass and not tgisinternal", table
+            ):
                 await connection.execute(f"alter table {table} enable always trigger {trigger[0]}")
-        await connection.execute("delete from accounts; delete from assets; update heads set seq = 0, account_no = 0")
+        await connection.execute(
+            "delete from accounts; delete from assets; update heads set seq = 0, account_no = 0"
+        )
     one.service._writers.clear()
     one.service._labels.clear()
-
-

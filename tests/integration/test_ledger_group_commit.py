@@ -19,13 +19,19 @@ async def blocked(one: Desk) -> asyncpg.Connection:
 
 
 async def parameters(one: Desk) -> dict[str, str]:
-    row = await one.rows("select current_database() as database, current_setting('unix_socket_directories') as host, current_user as user")
+    row = await one.rows(
+        "select current_database() as database, current_setting('unix_socket_directories') as host,"
+        " current_user as user"
+    )
     return dict(row[0])
 
 
 async def waiting(one: Desk, count: int) -> None:
     """Until so many sessions wait for a lock."""
-    sql = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    sql = """
+    select count(*) from pg_stat_activity
+     where datname = current_database() and wait_event_type = 'Lock'
+    """
     while await one.value(sql) < count:
         await asyncio.sleep(0.005)
 
@@ -34,10 +40,18 @@ async def test_a_refused_command_does_not_harm_its_batch(database_url: str) -> N
     async with desk(database_url) as one:
         a, b = await one.open(2)
         lock = await blocked(one)
-        jobs = [asyncio.create_task(one.codes(transfer(a, b, amount))) for amount in ("1", "x", "2", "0", "3")]
+        jobs = [
+            asyncio.create_task(one.codes(transfer(a, b, amount))) for amount in ("1", "x", "2", "0", "3")
+        ]
         await waiting(one, 1)
         await lock.close()
-        assert await asyncio.gather(*jobs) == [[None], ["amount_malformed"], [None], ["amount_not_positive"], [None]]
+        assert await asyncio.gather(*jobs) == [
+            [None],
+            ["amount_malformed"],
+            [None],
+            ["amount_not_positive"],
+            [None],
+        ]
         assert (await one.service.balance(b)).balance == "6.00"
 
 
@@ -100,7 +114,9 @@ async def test_a_list_with_a_busy_key_answers_the_rest(database_url: str) -> Non
         await waiting(one, 1)
         fresh = one.request(transfer(a, b, "2"))
         second = asyncio.create_task(one.service.submit(one.ledger_id, [fresh, busy]))
-        group = asyncio.create_task(one.service.submit(one.ledger_id, [one.request(transfer(a, b, "4")), busy], True))
+        group = asyncio.create_task(
+            one.service.submit(one.ledger_id, [one.request(transfer(a, b, "4")), busy], True)
+        )
         await asyncio.wait([group])
         await lock.close()
         assert [record.code for record in await first] == [None]
@@ -204,7 +220,9 @@ async def test_a_group_is_booked_whole_or_not_at_all(database_url: str) -> None:
         assert [(r.code, r.replayed, r.seq) for r in replayed] == [(r.code, True, r.seq) for r in refused]
         assert await one.codes(transfer(a, poor, "4"), transfer(poor, b, "4"), atomic=True) == [None, None]
         mixed = [group[0], one.request(transfer(a, b))]
-        assert [r.code for r in await one.service.submit(one.ledger_id, mixed, True)] == ["idempotency_conflict"] * 2
+        assert [r.code for r in await one.service.submit(one.ledger_id, mixed, True)] == [
+            "idempotency_conflict"
+        ] * 2
         kinds = await one.rows("select count(*) from journal where kind = 'post'")
         assert kinds[0][0] == 4
 
@@ -214,7 +232,10 @@ async def test_a_hold_released_by_a_refused_group_is_still_held(database_url: st
         a, b = await one.open(2)
         [held] = await one.do(transfer(a, b, "5", pending=True))
         hold_id = held.transaction_id(1)
-        assert await one.codes(c.PostPending(hold_id), transfer(a, b, "x"), atomic=True) == ["group_refused", "amount_malformed"]
+        assert await one.codes(c.PostPending(hold_id), transfer(a, b, "x"), atomic=True) == [
+            "group_refused",
+            "amount_malformed",
+        ]
         assert (await one.service.transaction(hold_id)).status == "pending"
         assert await one.codes(c.PostPending(hold_id)) == [None]
         assert (await one.service.transaction(hold_id)).status == "posted"

@@ -1,4 +1,4 @@
-"""The whole ledger, service and PostgreSQL, against the oracle: outcomes, replays, and history at every point."""
+"""The whole ledger, service and PostgreSQL, against the oracle: outcomes, replays and history."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -54,7 +54,9 @@ class Run:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_the_ledger_agrees_with_the_oracle(database_url: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_ledger_agrees_with_the_oracle(
+    database_url: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A book that is soon too large is read anew now and then.
     monkeypatch.setattr(writer, "MAX_BATCH", 7 * seed)
     async with desk(database_url) as one:
@@ -69,7 +71,11 @@ async def test_the_ledger_agrees_with_the_oracle(database_url: str, seed: int, m
 
 
 def minor(value: Decimal, account: Account) -> Decimal:
-    return value.quantize(Decimal(1).scaleb(-account.exponent)) if account.exponent else value.quantize(Decimal(1))
+    return (
+        value.quantize(Decimal(1).scaleb(-account.exponent))
+        if account.exponent
+        else value.quantize(Decimal(1))
+    )
 
 
 async def agree_on_now(run: Run) -> None:
@@ -105,7 +111,9 @@ async def agree_on_history(run: Run) -> None:
         dates = {line.effective_at for line in account.lines}
         for date in run.random.sample(sorted(dates), min(15, len(dates))):
             for moment in (max(date, FIRST) - timedelta(microseconds=1), date):
-                shown = await service.balance(account.account_id, effective_at=(moment - EPOCH) // timedelta(microseconds=1))
+                shown = await service.balance(
+                    account.account_id, effective_at=(moment - EPOCH) // timedelta(microseconds=1)
+                )
                 known = [line for line in account.lines if line.effective_at <= moment]
                 assert Decimal(shown.balance) == account.sign * sum(line.posted for line in known)
 
@@ -118,8 +126,13 @@ async def agree_on_transactions(run: Run) -> None:
             expected = {"hold": "pending", "void": "voided", "expire": "expired"}[transaction.kind]
         assert (shown.status, shown.seq) == (expected, transaction.seq)
         if transaction.kind not in ("void", "expire"):
-            lines = [(line.account_id, 1 if line.direction == "debit" else -1, Decimal(line.amount)) for line in shown.entries]
-            assert lines == [(account.account_id, side, amount) for account, side, amount in transaction.lines]
+            lines = [
+                (line.account_id, 1 if line.direction == "debit" else -1, Decimal(line.amount))
+                for line in shown.entries
+            ]
+            assert lines == [
+                (account.account_id, side, amount) for account, side, amount in transaction.lines
+            ]
     pages: list[str] = []
     after = 0
     while page := await run.one.service.transactions(run.one.ledger_id, after, 50):
@@ -129,7 +142,7 @@ async def agree_on_transactions(run: Run) -> None:
 
 
 async def agree_on_replays(run: Run) -> None:
-    """Every request again, in lists of another size: the same answers, nothing new; another payload: a conflict."""
+    """Every request again, in other lists: the same answers, nothing new; another payload: a conflict."""
     before = await run.one.value("select count(*) from journal")
     for start in range(0, len(run.sent), 60):
         part = run.sent[start : start + 60]
@@ -137,7 +150,9 @@ async def agree_on_replays(run: Run) -> None:
         for (request, first), second in zip(part, again, strict=True):
             same = ("seq", "code", "param", "kind", "recorded_at", "target", "expires_at", "entries")
             assert second.replayed
-            assert {name: getattr(second, name) for name in same} == {name: getattr(first, name) for name in same}
+            assert {name: getattr(second, name) for name in same} == {
+                name: getattr(first, name) for name in same
+            }
             assert second.transaction_id(1) == first.transaction_id(1), request
     others = [c.Request(request.key, c.DeclareAsset("OTHER", 9), "test") for request, _ in run.sent[:40]]
     conflicts = await run.one.service.submit(run.one.ledger_id, others)

@@ -34,7 +34,10 @@ async def test_a_limit_lowered_after_a_payment_in_the_same_batch(database_url: s
     async with desk(database_url) as one:
         [poor, rich] = [*(await one.open(overdraft_limit="100")), *(await one.open())]
         codes = await harmless(
-            one, transfer(poor, rich, "5"), transfer(rich, poor, "5"), c.ChangeAccount(poor, overdraft_limit="0")
+            one,
+            transfer(poor, rich, "5"),
+            transfer(rich, poor, "5"),
+            c.ChangeAccount(poor, overdraft_limit="0"),
         )
         assert codes == [None, None, None]
 
@@ -68,7 +71,10 @@ async def test_a_nul_in_what_is_kept_as_json(database_url: str) -> None:
     async with desk(database_url) as one:
         a, b = await one.open(2)
         opening = c.OpenAccount("SGD", "asset", metadata={"a": "\0"})
-        assert await harmless(one, opening, transfer(a, b, description="\0", metadata={"\0": "\0"})) == [None, None]
+        assert await harmless(one, opening, transfer(a, b, description="\0", metadata={"\0": "\0"})) == [
+            None,
+            None,
+        ]
 
 
 async def test_an_id_that_was_never_given(database_url: str) -> None:
@@ -124,7 +130,11 @@ async def test_a_key_that_stands_twice_in_one_list(database_url: str) -> None:
         other = transfer(a, b, "2")
         requests = [c.Request("twice", each, "test") for each in (transfer(a, b), transfer(a, b), other)]
         records = await one.service.submit(one.ledger_id, requests)
-        assert [(r.code, r.replayed) for r in records] == [(None, False), (None, True), ("idempotency_conflict", False)]
+        assert [(r.code, r.replayed) for r in records] == [
+            (None, False),
+            (None, True),
+            ("idempotency_conflict", False),
+        ]
 
 
 async def test_a_key_that_stands_twice_with_its_amount_spelled_twice(database_url: str) -> None:
@@ -155,7 +165,10 @@ async def test_a_hold_expires_even_if_the_clock_stepped_back_during_a_sweep(data
         assert (await one.service.transaction(held.transaction_id(1))).status == "expired"
 
 
-@pytest.mark.xfail(strict=True, reason="a release that is dated before its hold is subtracted from totals that the hold is not in")
+@pytest.mark.xfail(
+    strict=True,
+    reason="a release that is dated before its hold is subtracted from totals that the hold is not in",
+)
 async def test_no_total_by_value_date_is_negative(database_url: str) -> None:
     async with desk(database_url) as one:
         a, b = await one.open(2)

@@ -71,7 +71,9 @@ async def check_journal(one: object, answers: list[dict[str, object]]) -> None:
     keys = Counter(record.key for record in records)
     assert max(keys.values()) == 1
     by_key = {record.key: record.seq for record in records}
-    assert {(a["key"], a["seq"]) for a in answers} <= set(by_key.items()), "an acknowledged command is not there"
+    assert {(a["key"], a["seq"]) for a in answers} <= set(by_key.items()), (
+        "an acknowledged command is not there"
+    )
     sent = {f"p{n}-{i}" for n in range(PROCESSES) for i in range(OWN)} | {f"all-{i}" for i in range(SHARED)}
     assert set(by_key) - {key for key in by_key if key.startswith("k")} == sent
     fresh = Counter(a["key"] for a in answers if not a["replayed"])

@@ -4,6 +4,8 @@ Every attempt starts from a sound ledger, writes raw SQL that is sound but for o
 with the SQLSTATE that belongs to it. A sound attempt must pass, or the others would prove nothing.
 """
 
+# ruff: noqa: E501 - one row of the table is one line
+
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -25,6 +27,7 @@ ENTRIES = (
 # seq 1 to 3 opened them, 4 posted, 5 holds 1.00 of account 2 for account 3, 6 voided it.
 SOUND = f"{ENTRIES} (1, 1, 2, 9, -100, 0, 1000, 100, 0, 0, {MOMENT}), (1, 2, 4, 9, 100, 0, 100, 1000, 0, 0, {MOMENT})"
 
+# fmt: off
 REFUSED = [
     ("unbalanced", "23514", f"{ENTRIES} (1, 1, 2, 9, -100, 0, 1000, 100, 0, 0, {MOMENT}), (1, 2, 4, 9, 99, 0, 99, 1000, 0, 0, {MOMENT})"),
     ("unbalanced hold", "23514", f"{ENTRIES} (1, 1, 2, 9, 0, -100, 1000, 0, 0, 100, {MOMENT}), (1, 2, 4, 9, 0, 99, 0, 1000, 99, 0, {MOMENT})"),
@@ -50,7 +53,8 @@ REFUSED = [
     ("truncated from above", "23001", "truncate tenants, ledgers, heads, assets, accounts, journal, entries cascade"),
     ("merged", "23001", "merge into entries e using (select 1 as v) s on e.version = s.v when matched then delete"),
     ("overwritten on conflict", "23001", f"{JOURNAL} (1, 4, {MOMENT}, 'post', 'k3', 'me', null) on conflict (ledger_no, seq) do update set key = 'x'"),
-]  # fmt: skip
+]
+# fmt: on
 
 
 @pytest_asyncio.fixture
@@ -102,7 +106,9 @@ async def test_a_copy_is_checked_like_an_insert(sound: Desk) -> None:
         at = await connection.fetchval(f"select {MOMENT}::timestamptz")
         with pytest.raises(asyncpg.CheckViolationError):
             await connection.copy_records_to_table(
-                "entries", records=[(1, 1, 2, 9, -100, 0, 1000, 100, 0, 0, at)], columns=[*columns, "effective_max"]
+                "entries",
+                records=[(1, 1, 2, 9, -100, 0, 1000, 100, 0, 0, at)],
+                columns=[*columns, "effective_max"],
             )
 
 

@@ -32,7 +32,7 @@ class Logged:
         self._start = self._log.stat().st_size
 
     async def statements(self) -> list[str]:
-        """Verb and table of each statement; asyncpg's own look-ups of types and its resets are none of ours."""
+        """Verb and table of each statement; asyncpg's own look-ups and resets are none of ours."""
         await asyncio.sleep(0.05)
         with self._log.open() as file:
             file.seek(self._start)

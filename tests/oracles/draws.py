@@ -122,7 +122,9 @@ class Draws:
         target = self.transaction("hold")
         amount = None
         if self.one_in(2) and target in self.ledger.transactions:
-            account, _, held = self.ledger.transactions[target].lines[0] if self.lines_of(target) else (None, 0, 0)
+            account, _, held = (
+                self.ledger.transactions[target].lines[0] if self.lines_of(target) else (None, 0, 0)
+            )
             minor = 0 if account is None else int(Decimal(held).scaleb(account.exponent))
             part = minor + 1 if self.one_in(8) else self.random.randrange(1, max(2, min(minor + 1, 10**6)))
             amount = f"{Decimal(part).scaleb(-(account.exponent if account else 0)):f}"
@@ -141,7 +143,9 @@ class Draws:
 
     def reverse(self) -> c.Command:
         kind = self.random.choice(["post", "capture"])
-        return c.ReverseTransaction(self.transaction(kind), effective_at=self.moment() if self.one_in(5) else None)
+        return c.ReverseTransaction(
+            self.transaction(kind), effective_at=self.moment() if self.one_in(5) else None
+        )
 
     def transaction(self, kind: str) -> str:
         known = list(self.ledger.transactions.values())

@@ -76,13 +76,13 @@ def totals_of(
     lines: list[Line], debits_held: Decimal, credits_held: Decimal
 ) -> tuple[Decimal, Decimal, Decimal, Decimal]:
     debits = sum((line.posted for line in lines if line.posted > 0), Decimal(0))
-    credits = sum((-line.posted for line in lines if line.posted < 0), Decimal(0))
-    return debits, credits, debits_held, credits_held
+    credited = sum((-line.posted for line in lines if line.posted < 0), Decimal(0))
+    return debits, credited, debits_held, credits_held
 
 
 @dataclass
 class Transaction:
-    """An accepted transaction: its lines as (account, +1 debit or -1 credit, amount) and what became of it."""
+    """An accepted transaction: its lines (account, +1 debit or -1 credit, amount), what became of it."""
 
     seq: int
     transaction_id: str
@@ -188,7 +188,10 @@ class Ledger:
         if broken:
             return first(broken)
         booked = [(a, side, amount if part is None else Decimal(part)) for a, side, amount in held]
-        changes = [(a, side, now_booked[2], -amount) for (a, side, amount), now_booked in zip(held, booked, strict=True)]
+        changes = [
+            (a, side, now_booked[2], -amount)
+            for (a, side, amount), now_booked in zip(held, booked, strict=True)
+        ]
         return self._resolve(target, "capture", booked, changes, command.effective_at or now, new_id)
 
     def _VoidPending(self, command: c.VoidPending, now: datetime, new_id: str) -> str | None:  # noqa: N802 - named after the command
@@ -228,7 +231,11 @@ class Ledger:
         if target.kind != "hold":
             return {"not_pending"}
         if target.resolved_by is not None:
-            return {{"capture": "already_posted", "void": "already_voided", "expire": "already_expired"}[target.resolved_by]}
+            return {
+                {"capture": "already_posted", "void": "already_voided", "expire": "already_expired"}[
+                    target.resolved_by
+                ]
+            }
         late = now is not None and target.expires_at is not None and target.expires_at <= now
         return {"already_expired"} if late else set()
 

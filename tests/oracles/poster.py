@@ -27,7 +27,9 @@ class Plan(msgspec.Struct):
 def transfer(accounts: list[str], number: int, amount: str = "1.00") -> PostTransaction:
     source, to = accounts[number % len(accounts)], accounts[(number * 7 + 1) % len(accounts)]
     to = to if to != source else accounts[(number + 1) % len(accounts)]
-    return PostTransaction([EntryLine(source, "credit", amount, "SGD"), EntryLine(to, "debit", amount, "SGD")])
+    return PostTransaction(
+        [EntryLine(source, "credit", amount, "SGD"), EntryLine(to, "debit", amount, "SGD")]
+    )
 
 
 async def send(service: LedgerService, ledger_id: str, requests: list[Request]) -> None:
@@ -36,7 +38,12 @@ async def send(service: LedgerService, ledger_id: str, requests: list[Request]) 
         records = await service.submit(ledger_id, requests)
         for record in records:
             if record.code is None:
-                line = {"ledger_id": ledger_id, "key": record.key, "seq": record.seq, "replayed": record.replayed}
+                line = {
+                    "ledger_id": ledger_id,
+                    "key": record.key,
+                    "seq": record.seq,
+                    "replayed": record.replayed,
+                }
                 print(msgspec.json.encode(line).decode(), flush=True)
             elif record.code != "idempotency_in_progress":
                 raise SystemExit(f"{record.key}: {record.code}")

@@ -1,4 +1,4 @@
-"""A proxy in front of PostgreSQL's socket that cuts the connection at a COMMIT, before or after it got there."""
+"""A proxy before PostgreSQL's socket that cuts the connection at a COMMIT, before or after it got there."""
 
 import asyncio
 import contextlib

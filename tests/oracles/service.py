@@ -58,14 +58,18 @@ class Desk:
         return (await self.rows(sql, *arguments))[0][0]
 
 
-def transfer(source: str, to: str, amount: str = "1", currency: str = "SGD", **rest: Any) -> c.PostTransaction:
+def transfer(
+    source: str, to: str, amount: str = "1", currency: str = "SGD", **rest: Any
+) -> c.PostTransaction:
     """Credit one account, debit the other."""
     entries = [c.EntryLine(source, "credit", amount, currency), c.EntryLine(to, "debit", amount, currency)]
     return c.PostTransaction(entries, **rest)
 
 
 @asynccontextmanager
-async def desk(url: str, *, clock: Clock | None = None, max_size: int = 4, name: str = "finflow") -> AsyncIterator[Desk]:
+async def desk(
+    url: str, *, clock: Clock | None = None, max_size: int = 4, name: str = "finflow"
+) -> AsyncIterator[Desk]:
     """A tenant, a ledger and a service on a migrated database."""
     pool = await open_pool(url, max_size=max_size, application_name=name)
     clock = clock or Clock()
@@ -94,8 +98,8 @@ async def second_desk(
 
 
 ENTRY_SUMS = """
-select a.ledger_no, a.account_no, a.floor, a.normal, e.version, e.amount, e.held, e.posted_debits, e.posted_credits,
-       e.pending_debits, e.pending_credits, e.seq
+select a.ledger_no, a.account_no, a.floor, a.normal, e.version, e.amount, e.held,
+       e.posted_debits, e.posted_credits, e.pending_debits, e.pending_credits, e.seq
   from entries e join accounts a using (ledger_no, account_no) order by e.ledger_no, e.account_no, e.version
 """
 
@@ -106,9 +110,9 @@ async def audit(rows: Sequence[Any]) -> None:
     versions: dict[object, int] = {}
     for row in rows:
         number = (row["ledger_no"], row["account_no"])
-        debits, credits = totals.setdefault(number, [0, 0])
+        debits, credited = totals.setdefault(number, [0, 0])
         versions[number] = versions.get(number, 0) + 1
-        totals[number] = [debits + max(row["amount"], 0), credits + max(-row["amount"], 0)]
+        totals[number] = [debits + max(row["amount"], 0), credited + max(-row["amount"], 0)]
         assert row["version"] == versions[number], f"account {number}: version {row['version']} out of order"
         booked = [row["posted_debits"], row["posted_credits"]]
         assert booked == totals[number], f"account {number} version {row['version']}: {booked}"

@@ -26,9 +26,14 @@ TASKS = 6
 def command_of(key: str, accounts: list[str]) -> PostTransaction:
     """The one command of a key, so that anybody can send it again; one in eight is refused."""
     number = zlib.crc32(key.encode())
-    source, to = accounts[number % len(accounts)], accounts[(number + 1 + number // 64 % (len(accounts) - 1)) % len(accounts)]
+    source, to = (
+        accounts[number % len(accounts)],
+        accounts[(number + 1 + number // 64 % (len(accounts) - 1)) % len(accounts)],
+    )
     amount = f"{number % 9973 + 1}.{number % 100:02}" if number % 8 else "0.00"
-    return PostTransaction([EntryLine(source, "credit", amount, "SGD"), EntryLine(to, "debit", amount, "SGD")])
+    return PostTransaction(
+        [EntryLine(source, "credit", amount, "SGD"), EntryLine(to, "debit", amount, "SGD")]
+    )
 
 
 class Teller:
@@ -48,7 +53,9 @@ class Teller:
             keys = [f"{prefix}-{number + i}" for i in range(size)]
             number += size
             os.write(self.notes, "".join(f"S {key}\n" for key in keys).encode())
-            for record in await self.send([Request(key, command_of(key, self.accounts), "teller") for key in keys]):
+            for record in await self.send(
+                [Request(key, command_of(key, self.accounts), "teller") for key in keys]
+            ):
                 self.note("A", record.key, record.seq, record.code, int(record.replayed))
 
     async def send(self, requests: list[Request]) -> list[Record]:
@@ -76,7 +83,7 @@ async def open_patiently(url: str) -> "asyncpg.Pool[asyncpg.Record]":
 
 async def main(notes: str, prefix: str, ledger_id: str, url: str, *accounts: str) -> None:
     pool = await open_patiently(url)
-    file = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # noqa: PTH123, ASYNC230 - one write is one line
+    file = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     service = LedgerService(pool)
     teller = Teller(file, service, ledger_id, list(accounts))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, teller.ending.set)

@@ -49,7 +49,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(random=RANDOM, size=st.integers(1, 4))
     def group(self, random: Random, size: int) -> None:
-        """All or nothing: the oracle decides a group on a copy of itself and keeps the copy if all is well."""
+        """All or nothing: the oracle decides a group on a copy of itself, kept if all is well."""
         draws = Draws(random, self.oracle, wild=0.05)
         commands = [draws.transfer() for _ in range(size)]
         before = dump(self.book)
@@ -104,7 +104,12 @@ class LedgerMachine(RuleBasedStateMachine):
         for account_id, account in self.book.accounts.items():
             known = self.oracle.accounts[account_id]
             minor = tuple(int(total.scaleb(known.exponent)) for total in known.totals())
-            totals = (account.posted_debits, account.posted_credits, account.pending_debits, account.pending_credits)
+            totals = (
+                account.posted_debits,
+                account.posted_credits,
+                account.pending_debits,
+                account.pending_credits,
+            )
             assert totals == minor
             assert account.version == len(known.lines)
             assert (account.status, account.metadata) == (known.status, known.metadata)

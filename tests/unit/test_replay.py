@@ -11,7 +11,9 @@ from finflow.ledger.replay import answer, unjournaled
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LINES = [c.EntryLine("acc_a", "debit", "12.50", "SGD"), c.EntryLine("acc_b", "credit", "12.50", "SGD")]
-POSTED = c.PostTransaction(LINES, description="rent", reference="r1", effective_at=NOON, metadata={"a": "1", "b": "2"})
+POSTED = c.PostTransaction(
+    LINES, description="rent", reference="r1", effective_at=NOON, metadata={"a": "1", "b": "2"}
+)
 
 
 def known(command: c.Command, code: str | None = None) -> Record:
@@ -25,7 +27,9 @@ def replayed(stored: c.Command, sent: c.Command, code: str | None = None) -> boo
 
 
 def with_amounts(*amounts: str) -> c.PostTransaction:
-    lines = [msgspec.structs.replace(line, amount=amount) for line, amount in zip(LINES, amounts, strict=True)]
+    lines = [
+        msgspec.structs.replace(line, amount=amount) for line, amount in zip(LINES, amounts, strict=True)
+    ]
     return msgspec.structs.replace(POSTED, entries=lines)
 
 
@@ -86,7 +90,12 @@ def test_a_refusal_is_repeated_only_by_the_very_same(sent: c.Command) -> None:
 def test_other_commands_are_compared_whole() -> None:
     capture = c.PostPending("txn_a", "5")
     assert replayed(capture, c.PostPending("txn_a", "5"))
-    for other in (c.PostPending("txn_a"), c.PostPending("txn_b", "5"), c.VoidPending("txn_a"), c.ExpirePending("txn_a")):
+    for other in (
+        c.PostPending("txn_a"),
+        c.PostPending("txn_b", "5"),
+        c.VoidPending("txn_a"),
+        c.ExpirePending("txn_a"),
+    ):
         assert not replayed(capture, other)
 
 

@@ -5,6 +5,8 @@ and no other; TIES has, for each two codes that stand next to each other and tha
 together, such a command, which must answer the first. A change of a rule shows here as one red row.
 """
 
+# ruff: noqa: E501 - one row of the table is one line
+
 import ast
 import inspect
 from collections.abc import Callable
@@ -14,8 +16,8 @@ import msgspec
 import pytest
 
 from finflow.kernel.errors import CATALOGUE
-from finflow.ledger import commands as c
 from finflow.ledger import account_rules, guards, model
+from finflow.ledger import commands as c
 from finflow.ledger.book import Book, Record, Target
 from finflow.ledger.model import PRECEDENCE
 
@@ -62,8 +64,14 @@ class World:
         for name in ("held", "captured", "voided", "expired", "on_ice", "late"):
             to = "ice" if name == "on_ice" else "b"
             timeout_s = 5 if name in ("expired", "late") else None
-            self.remember(name, c.PostTransaction(lines(self, "bank", to, "10"), pending=True, timeout_s=timeout_s))
-        three = [*lines(self, "bank", "a", "2"), *lines(self, "bank", "b", "3")[:1], self.line("b", "debit", "3")]
+            self.remember(
+                name, c.PostTransaction(lines(self, "bank", to, "10"), pending=True, timeout_s=timeout_s)
+            )
+        three = [
+            *lines(self, "bank", "a", "2"),
+            *lines(self, "bank", "b", "3")[:1],
+            self.line("b", "debit", "3"),
+        ]
         self.remember("wide", c.PostTransaction(three, pending=True))
         self.remember("wide_ice", c.PostTransaction([*lines(self, "bank", "ice", "2"), *three], pending=True))
         self.remember("capture", c.PostPending(self.ids["captured"]))
@@ -81,14 +89,20 @@ class World:
         [record] = self.do(command)
         assert record.code is None, f"{name}: {record.code}"
         minor = [e.held if record.kind == "hold" else e.amount for e in record.entries]
-        legs = tuple((e.account_no, 1 if m > 0 else -1, abs(m)) for e, m in zip(record.entries, minor, strict=True))
+        legs = tuple(
+            (e.account_no, 1 if m > 0 else -1, abs(m)) for e, m in zip(record.entries, minor, strict=True)
+        )
         target = Target(record.seq, record.transaction_id(1), record.kind, legs, record.expires_at, None)
         self.book.targets[record.seq] = target
         self.ids[name] = target.transaction_id
 
-    def line(self, account: str, direction: c.Direction, amount: str, currency: str | None = None) -> c.EntryLine:
+    def line(
+        self, account: str, direction: c.Direction, amount: str, currency: str | None = None
+    ) -> c.EntryLine:
         held = self.book.accounts.get(self.ids[account])
-        return c.EntryLine(self.ids[account], direction, amount, currency or (held.currency if held else "SGD"))
+        return c.EntryLine(
+            self.ids[account], direction, amount, currency or (held.currency if held else "SGD")
+        )
 
 
 def lines(world: World, source: str, to: str, amount: str, currency: str | None = None) -> list[c.EntryLine]:
@@ -116,6 +130,7 @@ def change(name: str, **changes: object) -> Build:
     return lambda w: c.ChangeAccount(w.ids[name], **changes)  # type: ignore[arg-type]
 
 
+# fmt: off
 # code, where in the command, the command that breaks this rule alone
 BREAKS: list[tuple[str, str | None, Build]] = [
     ("too_few_entries", "entries", lambda w: c.PostTransaction([w.line("a", "debit", "1")])),
@@ -189,7 +204,8 @@ TIES: list[tuple[str, str, Build]] = [
     ("exceeds_available", "exceeds_limit", two(("bank", "full", "11"), ("a", "bank", "200"))),
     ("limit_in_use", "account_not_empty", change("a", upper_limit="1", status="closed")),
     ("exceeds_available", "group_refused", lambda w: [move("bank", "a", "1")(w), move("a", "bank", "999")(w)]),
-]  # fmt: skip
+]
+# fmt: on
 
 
 def decide(build: Build) -> list[Record]:
@@ -212,7 +228,12 @@ def test_of_two_broken_rules_the_first_answers(first: str, second: str, build: B
 
 
 def test_a_command_that_breaks_no_rule_is_accepted() -> None:
-    for build in (move("bank", "a", "1"), capture("held"), capture("held", "10"), change("a", status="frozen")):
+    for build in (
+        move("bank", "a", "1"),
+        capture("held"),
+        capture("held", "10"),
+        change("a", status="frozen"),
+    ):
         assert decide(build)[0].code is None
 
 
@@ -238,8 +259,16 @@ def test_every_code_that_a_decider_can_answer_is_ranked() -> None:
     source = "".join(inspect.getsource(module) for module in (model, account_rules, guards))
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Refusal":
-            found |= {leaf.value for leaf in ast.walk(node.args[0]) if isinstance(leaf, ast.Constant) and leaf.value != "account_"}
-        if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            found |= {
+                leaf.value
+                for leaf in ast.walk(node.args[0])
+                if isinstance(leaf, ast.Constant) and leaf.value != "account_"
+            }
+        if (
+            isinstance(node, ast.Return)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
             found.add(node.value.value)
     assert found - {"account_"} <= set(PRECEDENCE)
     assert len(found) > 20
@@ -249,9 +278,13 @@ def test_a_refusal_changes_nothing_but_seq() -> None:
     for code, _, build in BREAKS:
         world = World()
         built = build(world)
-        before = msgspec.json.encode([world.book.accounts, world.book.references, world.book.assets, world.book.account_no])
+        before = msgspec.json.encode(
+            [world.book.accounts, world.book.references, world.book.assets, world.book.account_no]
+        )
         world.do(*(built if isinstance(built, list) else [built]))
-        after = msgspec.json.encode([world.book.accounts, world.book.references, world.book.assets, world.book.account_no])
+        after = msgspec.json.encode(
+            [world.book.accounts, world.book.references, world.book.assets, world.book.account_no]
+        )
         assert before == after, code
 
 

@@ -13,8 +13,9 @@ LABELS = {1: views.Label("acc_1", "SGD", 2, 1), 2: views.Label("acc_2", "SGD", 2
 
 def account(normal: int, exponent: int = 2) -> Account:
     return Account(
-        1, 1, 1, AT, "SGD", exponent, "asset" if normal == 1 else "liability", normal, "open", -5_000, 100_000, "ref",
-        {"a": "b"}, 3, 10_050, 2_000, 300, 70,
+        1, 1, 1, AT, "SGD", exponent, "asset" if normal == 1 else "liability", normal, "open", -5_000,
+        100_000,
+        "ref", {"a": "b"}, 3, 10_050, 2_000, 300, 70,
     )  # fmt: skip
 
 
@@ -63,7 +64,9 @@ def test_a_release_stands_on_the_side_of_its_hold() -> None:
     assert (released.kind, released.direction, released.amount) == ("released", "credit", "9.00")
 
 
-def record(kind: str, seq: int, amounts: tuple[int, int], held: tuple[int, int], target: int | None = None) -> Record:
+def record(
+    kind: str, seq: int, amounts: tuple[int, int], held: tuple[int, int], target: int | None = None
+) -> Record:
     entries = (entry(1, amounts[0], held[0]), entry(2, amounts[1], held[1]))
     return Record(seq, AT, kind, "k", "me", c.VoidPending("x"), target=target, entries=entries)  # type: ignore[arg-type]
 
@@ -75,8 +78,15 @@ def test_what_became_of_a_hold() -> None:
         shown = views.show_transaction(hold, 1, "led_1", LABELS, None, later)
         assert (shown.status, shown.resolved_by_id) == (status, later.transaction_id(1))
         itself = views.show_transaction(later, 1, "led_1", LABELS, hold, None)
-        assert (itself.status, itself.pending_id, itself.reverses_id) == (status, hold.transaction_id(1), None)
-        assert [(line.direction, line.amount) for line in itself.entries] == [("debit", "5.00"), ("credit", "5.00")]
+        assert (itself.status, itself.pending_id, itself.reverses_id) == (
+            status,
+            hold.transaction_id(1),
+            None,
+        )
+        assert [(line.direction, line.amount) for line in itself.entries] == [
+            ("debit", "5.00"),
+            ("credit", "5.00"),
+        ]
     assert views.show_transaction(hold, 1, "led_1", LABELS).status == "pending"
 
 
