@@ -44,7 +44,7 @@ _ENTRIES = (
     # What is not there.
     Kind("tenant_unknown", 404, "No such tenant.", "Check the id."),
     Kind("ledger_unknown", 404, "No such ledger.", "Check the id."),
-    Kind("resource_unknown", 404, "No such account or transaction.", "Check the id; `finflow account list` shows the accounts."),
+    Kind("resource_unknown", 404, "No such account or transaction.", "Check the id; GET /v1/accounts lists a ledger's accounts."),
     # What the ledger refuses, in the order in which model.py checks. Nothing changes but the journal.
     Kind("too_few_entries", 422, "A transaction needs at least two entries.", "Every debit has a credit: name the counter-account."),
     Kind("too_many_entries", 422, "The transaction has more entries than one transaction may have.", "Split it into transactions of at most 1,000 entries."),

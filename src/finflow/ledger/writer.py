@@ -304,7 +304,8 @@ async def _end_of(previous: Writing | None) -> None:
 
 def _final(failure: Exception, sent: bool, collisions: int, late: bool) -> Exception | None:
     """What the callers are told, or None where trying again can help."""
-    if isinstance(failure, asyncpg.DiskFullError):
+    # After a COMMIT without an answer, a full disk is no answer either: try until it becomes one.
+    if isinstance(failure, asyncpg.DiskFullError) and not sent:
         return FinFlowError("database_full", str(failure))
     if collisions > MAX_KEY_COLLISIONS:
         return failure
