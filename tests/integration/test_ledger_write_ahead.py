@@ -43,10 +43,6 @@ async def test_payments_in_flight_are_booked_in_order(ahead: Desk) -> None:
     await audit(await ahead.rows(ENTRY_SUMS))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="two transactions in flight wait for each other's account row, out of PostgreSQL's sight",
-)
 async def test_an_account_changed_by_two_batches_in_flight(ahead: Desk) -> None:
     [a] = await ahead.open(1)
     changes = [[c.ChangeAccount(a, metadata={"n": str(n)})] * 5 for n in range(40)]
@@ -59,10 +55,6 @@ async def test_an_asset_declared_by_two_batches_in_flight(ahead: Desk) -> None:
     assert await stream(ahead, [[c.DeclareAsset("PTS", 3)] * 3] * 40) == [[None] * 3] * 40
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="rows written ahead are checked against the limit that the batch before has not committed",
-)
 async def test_a_limit_raised_by_the_batch_before(ahead: Desk) -> None:
     """The payment is allowed by a limit that is decided, but not committed."""
     [poor] = await ahead.open(overdraft_limit="0")
@@ -74,11 +66,6 @@ async def test_a_limit_raised_by_the_batch_before(ahead: Desk) -> None:
     assert await stream(ahead, lists) == [[None]] * 80
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="batch 2 here waits (in the process) for batch 1, which waits for the head, whose holder waits for the"
-    " rows that batch 2 wrote ahead: nobody sees the circle until a command times out",
-)
 async def test_another_writer_that_comes_between(ahead: Desk, database_url: str) -> None:
     a, b = await ahead.open(2)
     rounds = 30

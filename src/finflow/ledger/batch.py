@@ -4,7 +4,7 @@ import asyncio
 from typing import Final, NamedTuple
 
 from finflow.ledger.book import Head, Record
-from finflow.ledger.commands import Request
+from finflow.ledger.commands import MOVES_MONEY, Request
 from finflow.ledger.store import Packed
 
 # Commands decided between two looks at the event loop: about a millisecond.
@@ -31,6 +31,9 @@ class Batch:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.size = 0
+        # Only transactions: nothing that another session would have to see committed to check its rows.
+        self.money_only = True
+        self.has_head = False
         self.committing = False
         self.restart(-1, 0)
 
@@ -46,6 +49,7 @@ class Batch:
         """One more job, undecided: so is the batch."""
         self.jobs.append(job)
         self.size += len(job.requests)
+        self.money_only = self.money_only and all(isinstance(r.command, MOVES_MONEY) for r in job.requests)
         self.head = None
 
     def take_over(self, other: "Batch") -> None:

@@ -6,7 +6,7 @@ or credit. A command is a plain value: shapes are checked when it is decoded, ru
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -98,6 +98,7 @@ class DeclareAsset(msgspec.Struct, frozen=True, tag="declare_asset"):
 
 
 TransactionCommand = PostTransaction | PostPending | VoidPending | ExpirePending | ReverseTransaction
+MOVES_MONEY: Final = (PostTransaction, PostPending, VoidPending, ExpirePending, ReverseTransaction)
 Command = TransactionCommand | OpenAccount | ChangeAccount | DeclareAsset
 
 

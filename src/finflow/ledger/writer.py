@@ -74,6 +74,7 @@ class LedgerWriter:
         self._closing = False
         self._gathered = Batch()
         self._in_flight: list[Writing] = []
+        self._last = Batch()
         # Whether every batch in flight was decided ahead, so that the book is what they will leave.
         self._foreseen = True
 
@@ -132,6 +133,9 @@ class LedgerWriter:
                 writing = asyncio.create_task(self._write(batch, previous))
                 writing.add_done_callback(lambda _: self._wake.set())
                 self._in_flight.append(writing)
+                self._last = batch
+        # An idle writer keeps no batch in memory.
+        self._last = self._gathered = Batch()
 
     async def _gather(self) -> Batch:
         """Collect jobs until they can be handed on, deciding each at once where the book allows."""
@@ -158,10 +162,16 @@ class LedgerWriter:
 
     def _may_go(self, batch: Batch) -> bool:
         self._in_flight = [writing for writing in self._in_flight if not writing.done()]
-        if not self._in_flight:
-            return True
+        return not self._in_flight or (len(self._in_flight) < MAX_IN_FLIGHT and self._may_go_ahead(batch))
+
+    def _may_go_ahead(self, batch: Batch) -> bool:
+        """Whether a batch may be written while the one before is.
+
+        Not before that one holds the head: until then another process may hold it, and wait for our rows.
+        """
         foreseen = self._foreseen and batch.head is not None and self._decider.stands(batch)
-        return foreseen and batch.size >= WRITE_AHEAD_FROM and len(self._in_flight) < MAX_IN_FLIGHT
+        large = batch.size >= WRITE_AHEAD_FROM and batch.money_only and self._last.money_only
+        return foreseen and large and self._last.has_head
 
     # --- writing -----------------------------------------------------------------------------------
 
@@ -270,6 +280,8 @@ class LedgerWriter:
             self._decider.expect_others()
             self._decider.forget()
             raise _Void
+        batch.has_head = True
+        self._wake.set()
         if not ahead:
             await store.write(connection, self._ledger_no, batch.packed)
         return batch.replies
