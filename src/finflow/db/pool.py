@@ -113,5 +113,6 @@ async def acquired(pool: "asyncpg.Pool[asyncpg.Record]") -> "AsyncIterator[PoolC
     try:
         async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
             yield connection
-    except (*CONNECT_ERRORS, asyncpg.OperatorInterventionError) as error:
+    # The driver calls a connection that was lost while it was idle an internal error of its own.
+    except (*CONNECT_ERRORS, asyncpg.InternalClientError, asyncpg.OperatorInterventionError) as error:
         raise FinFlowError("database_unreachable", type(error).__name__) from error
