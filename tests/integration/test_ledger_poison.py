@@ -165,10 +165,6 @@ async def test_a_hold_expires_even_if_the_clock_stepped_back_during_a_sweep(data
         assert (await one.service.transaction(held.transaction_id(1))).status == "expired"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a release that is dated before its hold is subtracted from totals that the hold is not in",
-)
 async def test_no_total_by_value_date_is_negative(database_url: str) -> None:
     async with desk(database_url) as one:
         a, b = await one.open(2)

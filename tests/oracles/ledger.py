@@ -118,6 +118,8 @@ class Ledger:
     def _PostTransaction(self, command: c.PostTransaction, now: datetime, new_id: str) -> str | None:  # noqa: N802 - named after the command
         broken = too_long(command.description, command.reference, command.metadata)
         broken |= text_rules(command.reference) | date_rules(command.effective_at)
+        timeout_s = 1 if command.timeout_s is None else command.timeout_s
+        broken |= {"timeout_out_of_range"} if timeout_s not in range(1, 366 * 24 * 3600 + 1) else set()
         broken |= {"too_few_entries"} if len(command.entries) < 2 else set()
         broken |= {"too_many_entries"} if len(command.entries) > 1000 else set()
         for line in command.entries:
@@ -334,7 +336,9 @@ def text_rules(text: str | None) -> set[str]:
 def date_rules(moment: datetime | None) -> set[str]:
     try:
         if moment is not None:
-            moment.astimezone(UTC)
+            # A day of the calendar on either side is kept free.
+            moment.astimezone(UTC) - timedelta(days=1)
+            moment.astimezone(UTC) + timedelta(days=1)
     except OverflowError:
         return {"value_date_out_of_range"}
     return set()

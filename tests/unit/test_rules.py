@@ -126,6 +126,10 @@ def capture(name: str, amount: str | None = None, description: str | None = None
     return lambda w: c.PostPending(w.ids[name], amount, description)
 
 
+def hold(name: str, timeout_s: int) -> Build:
+    return lambda w: c.PostTransaction(lines(w, "bank", name, "1"), pending=True, timeout_s=timeout_s)
+
+
 def change(name: str, **changes: object) -> Build:
     return lambda w: c.ChangeAccount(w.ids[name], **changes)  # type: ignore[arg-type]
 
@@ -138,6 +142,7 @@ BREAKS: list[tuple[str, str | None, Build]] = [
     ("field_too_long", "description", lambda w: c.PostTransaction(lines(w, "bank", "a", "1"), description=LONG)),
     ("text_malformed", "reference", lambda w: c.PostTransaction(lines(w, "bank", "a", "1"), reference="a\0b")),
     ("value_date_out_of_range", "effective_at", lambda w: c.PostTransaction(lines(w, "bank", "a", "1"), effective_at=NO_DATE)),
+    ("timeout_out_of_range", "timeout_s", hold("a", timeout_s=0)),
     ("currency_unknown", "currency", lambda w: c.OpenAccount("XXX", "asset")),
     ("asset_conflict", "code", lambda w: c.DeclareAsset("SGD", 2)),
     ("external_reference_taken", "external_reference", lambda w: c.OpenAccount("SGD", "asset", external_reference="a")),
@@ -174,6 +179,8 @@ TIES: list[tuple[str, str, Build]] = [
     ("too_many_entries", "field_too_long", lambda w: c.PostTransaction(lines(w, "bank", "a", "1") * 501, reference=LONG)),
     ("field_too_long", "text_malformed", lambda w: c.OpenAccount("SGD", "asset", external_reference="\0" + LONG)),
     ("text_malformed", "value_date_out_of_range", lambda w: c.PostTransaction(lines(w, "bank", "a", "1"), reference="\0", effective_at=NO_DATE)),
+    ("value_date_out_of_range", "timeout_out_of_range", lambda w: c.PostTransaction(lines(w, "bank", "a", "1"), timeout_s=0, effective_at=NO_DATE)),
+    ("timeout_out_of_range", "account_unknown", hold("nowhere", timeout_s=366 * 86_400 + 1)),
     ("value_date_out_of_range", "account_unknown", lambda w: c.PostTransaction(lines(w, "bank", "nowhere", "1"), effective_at=NO_DATE)),
     ("text_malformed", "currency_unknown", lambda w: c.OpenAccount("XXX", "asset", external_reference="\0")),
     ("field_too_long", "currency_unknown", lambda w: c.OpenAccount("XXX", "asset", external_reference=LONG)),

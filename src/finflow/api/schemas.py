@@ -14,8 +14,8 @@ from finflow.ledger.commands import (
     Metadata,
     Moment,
     PostTransaction,
-    TimeoutS,
 )
+from finflow.ledger.model import MAX_TIMEOUT_S
 from finflow.ledger.views import AccountView, EntryView, LedgerView, TransactionView
 
 MAX_PAGE = 1_000
@@ -69,7 +69,7 @@ class TransactionFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     entries: list[EntryLine]
     pending: bool = False
-    timeout_s: TimeoutS | None = None
+    timeout_s: Annotated[int, msgspec.Meta(ge=1, le=MAX_TIMEOUT_S)] | None = None
     description: str | None = None
     reference: str | None = None
     effective_at: Moment | None = None

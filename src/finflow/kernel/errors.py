@@ -51,6 +51,7 @@ _ENTRIES = (
     Kind("field_too_long", 422, "A text field is longer than it may be.", "Descriptions hold 500 characters, references 140, metadata 4,096 in all."),
     Kind("text_malformed", 422, "A text field holds the character NUL, which cannot be stored.", "Take it out."),
     Kind("value_date_out_of_range", 422, "The value date lies outside the years 1 to 9999 in UTC.", "Send a date of the calendar."),
+    Kind("timeout_out_of_range", 422, "The timeout is shorter than a second or longer than 366 days.", "Send whole seconds from 1 to 31,622,400."),
     Kind("currency_unknown", 422, "The currency is neither in ISO 4217 nor an asset declared on this ledger.", "Check the code, or declare the asset first."),
     Kind("asset_conflict", 422, "The asset code is taken by ISO 4217 or was declared with another exponent.", "Choose another code."),
     Kind("external_reference_taken", 409, "Another account of this ledger has this external reference.", "External references are unique per ledger."),

@@ -84,6 +84,7 @@ def declare_asset(book: Book, command: DeclareAsset, record: Record) -> Refusal 
     code = command.code
     if not 1 <= len(code) <= 20: return Refusal("field_too_long", "code")
     if not (code.isascii() and code.isalnum() and code.isupper()): return Refusal("text_malformed", "code")
+    if not 0 <= command.exponent <= money.MAX_EXPONENT: return Refusal("asset_conflict", "exponent")
     if money.exponent_of(code) is not None: return Refusal("asset_conflict", "code")
     if declared is not None and declared != command.exponent: return Refusal("asset_conflict", "exponent")
     before = book.assets

@@ -15,6 +15,7 @@ PRECEDENCE: Final = (
     "field_too_long",
     "text_malformed",
     "value_date_out_of_range",
+    "timeout_out_of_range",
     "currency_unknown",
     "asset_conflict",
     "external_reference_taken",
@@ -51,9 +52,10 @@ PRECEDENCE: Final = (
 )
 RANK: Final = {code: rank for rank, code in enumerate(PRECEDENCE)}
 
-# Every moment of the calendar that both Python and PostgreSQL can hold, in UTC.
-_FIRST_MOMENT: Final = to_micros(datetime.min.replace(tzinfo=UTC))
-_LAST_MOMENT: Final = to_micros(datetime.max.replace(tzinfo=UTC))
+# The calendar that Python and PostgreSQL share, in UTC, less its ends, which drivers read as infinity.
+_DAY_US: Final = 86_400_000_000
+_FIRST_MOMENT: Final = to_micros(datetime.min.replace(tzinfo=UTC)) + _DAY_US
+_LAST_MOMENT: Final = to_micros(datetime.max.replace(tzinfo=UTC)) - _DAY_US
 
 MAX_DESCRIPTION: Final = 500
 MAX_REFERENCE: Final = 140
@@ -89,11 +91,14 @@ def unstorable(text: str | None) -> bool:
     return text is not None and "\0" in text
 
 
-def outside_calendar(effective_at: datetime | None) -> Refusal | None:
-    """The first and the last hours of the calendar are no date in UTC if their zone is far from it."""
-    if effective_at is None or _FIRST_MOMENT <= to_micros(effective_at) <= _LAST_MOMENT:
-        return None
-    return Refusal("value_date_out_of_range", "effective_at")
+def outside(number: int | None, least: int, most: int) -> bool:
+    """Whether a number was given and is too small or too large."""
+    return number is not None and not least <= number <= most
+
+
+def outside_calendar(effective_at: datetime | None) -> bool:
+    """The first and the last days of the calendar may be no date in UTC."""
+    return effective_at is not None and outside(to_micros(effective_at), _FIRST_MOMENT, _LAST_MOMENT)
 
 
 def value_date(effective_at: datetime | None, recorded_at: int) -> int:

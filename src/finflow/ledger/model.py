@@ -33,7 +33,9 @@ from finflow.ledger.guards import (
     RANK,
     amount_refusal,
     long_description,
+    longer,
     metadata_length,
+    outside,
     outside_calendar,
     unstorable,
     value_date,
@@ -42,6 +44,7 @@ from finflow.ledger.guards import (
 __all__ = ["MAX_ENTRIES", "PRECEDENCE", "decide", "decide_group", "decide_one"]
 
 MAX_ENTRIES: Final = 1_000
+MAX_TIMEOUT_S: Final = 366 * 86_400
 
 Legs = list[Leg]
 
@@ -100,7 +103,9 @@ def _transaction_refusal(command: PostTransaction) -> Refusal | None:
     if len(command.reference or "") > MAX_REFERENCE: return Refusal("field_too_long", "reference")
     if metadata_length(command.metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
     if unstorable(command.reference): return Refusal("text_malformed", "reference")
-    return outside_calendar(command.effective_at)
+    if outside_calendar(command.effective_at): return Refusal("value_date_out_of_range", "effective_at")
+    if outside(command.timeout_s, 1, MAX_TIMEOUT_S): return Refusal("timeout_out_of_range", "timeout_s")
+    return None
 
 
 def _read_lines(book: Book, command: PostTransaction, legs: Legs) -> Refusal | None:
@@ -204,7 +209,9 @@ def _capture(book: Book, command: PostPending, record: Record) -> Refusal | None
 
 
 def _later_refusal(command: PostPending | ReverseTransaction) -> Refusal | None:
-    return long_description(command.description) or outside_calendar(command.effective_at)
+    if longer(command.description, MAX_DESCRIPTION): return Refusal("field_too_long", "description")
+    if outside_calendar(command.effective_at): return Refusal("value_date_out_of_range", "effective_at")
+    return None
 
 
 def _capture_in_part(amount: str, legs: Legs) -> Refusal | None:

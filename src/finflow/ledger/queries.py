@@ -40,9 +40,7 @@ select {ACCOUNT_COLUMNS}, e.seq as entry_seq from accounts a {NEWEST_ENTRY}
 # less those of the version before it, which always exists, since a first entry cannot be late.
 _LATE_SUMS: Final = """
 select coalesce(sum(e.posted_debits - p.posted_debits), 0)::bigint,
-       coalesce(sum(e.posted_credits - p.posted_credits), 0)::bigint,
-       coalesce(sum(e.pending_debits - p.pending_debits), 0)::bigint,
-       coalesce(sum(e.pending_credits - p.pending_credits), 0)::bigint
+       coalesce(sum(e.posted_credits - p.posted_credits), 0)::bigint
   from entries e
   join entries p on p.ledger_no = e.ledger_no and p.account_no = e.account_no and p.version = e.version - 1
  where e.ledger_no = $1 and e.account_no = $2 and e.version > $3 and e.late_at <= $4
@@ -70,18 +68,19 @@ union all
 select {JOURNAL_COLUMNS} from journal j where ledger_no = $1 and target = any($3::bigint[]) and code is null
 """  # noqa: S608 # constants
 _TRIAL_BALANCE: Final = """
+select h.seq, t.* from heads h left join lateral (
 select a.currency, a.exponent,
        coalesce(sum(e.posted_debits), 0) as posted_debits,
        coalesce(sum(e.posted_credits), 0) as posted_credits,
        coalesce(sum(e.pending_debits), 0) as pending_debits,
-       coalesce(sum(e.pending_credits), 0) as pending_credits,
-       (select seq from heads where ledger_no = $1) as seq
+       coalesce(sum(e.pending_credits), 0) as pending_credits
   from accounts a
   left join lateral (
       select * from entries n where n.ledger_no = a.ledger_no and n.account_no = a.account_no
        order by n.version desc limit 1
   ) e on true
- where a.ledger_no = $1 group by a.currency, a.exponent order by a.currency
+ where a.ledger_no = h.ledger_no group by a.currency, a.exponent
+) t on true where h.ledger_no = $1 order by t.currency
 """
 _EXPIRING: Final = """
 select j.ledger_no, j.seq, j.recorded_at, j.expires_at from journal j
@@ -114,7 +113,10 @@ async def read_account_at_time(
 async def read_account_at_value_date(
     connection: Connection, ledger_no: int, account_no: int, at: int
 ) -> tuple[Account, int] | None:
-    """Everything booked so far whose value date is not after `at`, late entries included."""
+    """Everything booked so far whose value date is not after `at`, late entries included.
+
+    Holds have no value date, only what is booked has: pending totals are zero here.
+    """
     moment = to_datetime(at)
     found = _with_seq(await connection.fetchrow(_AT_VALUE_DATE, ledger_no, account_no, moment))
     if found is not None:
@@ -123,8 +125,7 @@ async def read_account_at_value_date(
         assert late is not None, "a sum always has a row"
         account.posted_debits += late[0]
         account.posted_credits += late[1]
-        account.pending_debits += late[2]
-        account.pending_credits += late[3]
+        account.pending_debits = account.pending_credits = 0
     return found
 
 
@@ -173,7 +174,9 @@ async def read_with_relatives(
 
 
 async def read_trial_balance(connection: Connection, ledger_no: int) -> Sequence[Any]:
-    """Per currency: exponent and totals over the newest entries; every row has the head's `seq`."""
+    """Per currency: exponent and totals over the newest entries; every row has the head's `seq`, and
+    of a ledger without accounts there is one row without a currency.
+    """
     rows: Sequence[Any] = await connection.fetch(_TRIAL_BALANCE, ledger_no)
     return rows
 

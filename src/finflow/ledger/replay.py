@@ -3,16 +3,16 @@
 Amounts are compared as amounts, so "12.5" repeats "12.50"; everything else is compared as sent.
 """
 
-import msgspec
+from msgspec.structs import replace
 
 from finflow.ledger.book import Record
-from finflow.ledger.commands import EntryLine, PostTransaction, Request
+from finflow.ledger.commands import EntryLine, PostPending, PostTransaction, Request
 
 
 def answer(known: Record, request: Request) -> Record:
     """The stored answer again, or a refusal that is not journaled: the key belongs to another request."""
     if same_request(known, request):
-        return msgspec.structs.replace(known, replayed=True)
+        return replace(known, replayed=True)
     return unjournaled(request, "idempotency_conflict")
 
 
@@ -22,16 +22,18 @@ def unjournaled(request: Request, code: str) -> Record:
 
 
 def same_request(known: Record, request: Request) -> bool:
+    """Whether a request repeats the one answered; a refused one is compared as it was sent."""
     stored, sent = known.command, request.command
-    if (
-        known.code is not None
-        or not isinstance(stored, PostTransaction)
-        or not isinstance(sent, PostTransaction)
-    ):
+    if type(stored) is not type(sent) or known.code is not None:
         return stored == sent
-    same_rest = msgspec.structs.replace(stored, entries=[]) == msgspec.structs.replace(sent, entries=[])
-    pairs = zip(stored.entries, sent.entries, strict=False)
-    return same_rest and len(stored.entries) == len(sent.entries) and all(_same_line(*pair) for pair in pairs)
+    if isinstance(stored, PostTransaction) and isinstance(sent, PostTransaction):
+        pairs = zip(stored.entries, sent.entries, strict=False)
+        same_lines = len(stored.entries) == len(sent.entries) and all(_same_line(*pair) for pair in pairs)
+        return same_lines and replace(stored, entries=[]) == replace(sent, entries=[])
+    if isinstance(stored, PostPending) and isinstance(sent, PostPending) and stored.amount and sent.amount:
+        same_rest = replace(stored, amount=None) == replace(sent, amount=None)
+        return same_rest and _same_amount(stored.amount, sent.amount)
+    return stored == sent
 
 
 def _same_line(stored: EntryLine, sent: EntryLine) -> bool:

@@ -19,6 +19,7 @@ from finflow.ledger.writer import LedgerWriter
 
 log = logging.getLogger(__name__)
 
+MAX_NAME: Final = 200
 MAX_LABELS: Final = 100_000
 MAX_PAGE: Final = 1_000
 SWEEP_EVERY_S: Final = 1.0
@@ -48,10 +49,12 @@ class LedgerService:
     # --- tenants and ledgers ---
 
     async def create_tenant(self, name: str) -> views.TenantView:
+        _check_name(name)
         async with acquired(self._pool) as connection:
             return await directory.add_tenant(connection, name, self._clock())
 
     async def create_ledger(self, tenant_id: str, name: str) -> views.LedgerView:
+        _check_name(name)
         async with acquired(self._pool) as connection, connection.transaction():
             return await directory.add_ledger(connection, tenant_id, name, self._clock())
 
@@ -305,3 +308,8 @@ def _expiry(ledger_no: int, row: Any, now: int) -> Request:
     # processes share an attempt, and a later one try again.
     key = f"§expire:{row['seq']}:{now // 1_000_000}"
     return Request(key, ExpirePending(_transaction_id(ledger_no, row)), "finflow:sweeper")
+
+
+def _check_name(name: str) -> None:
+    if not 1 <= len(name) <= MAX_NAME or "\0" in name:
+        raise FinFlowError("request_malformed", f"A name has 1 to {MAX_NAME} characters.", "name")

@@ -223,7 +223,7 @@ def _show_line(entry: Entry, kind: RecordKind, label: Label) -> LineView:
 
 def show_trial_balance(ledger_id: str, rows: Sequence[Mapping[str, Any]]) -> TrialBalanceView:
     """Rows of currency, exponent and four totals in minor units, each with the head's `seq`."""
-    currencies = [_show_totals(row) for row in rows]
+    currencies = [_show_totals(row) for row in rows if row["currency"] is not None]
     seq = rows[0]["seq"] if rows else 0
     return TrialBalanceView(ledger_id, seq, all(totals.balanced for totals in currencies), currencies)
 
