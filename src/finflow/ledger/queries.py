@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger.book import Account, Entry, Record
+from finflow.ledger.directory import read_ledger
 from finflow.ledger.store import (
     ACCOUNT_COLUMNS,
     JOURNAL_COLUMNS,
@@ -14,6 +15,7 @@ from finflow.ledger.store import (
     entry_from_row,
     read_records,
 )
+from finflow.ledger.views import LedgerView
 
 _ACCOUNT_PAGE: Final = f"""
 select {ACCOUNT_COLUMNS} from accounts a {NEWEST_ENTRY}
@@ -82,6 +84,15 @@ select a.currency, a.exponent,
  where a.ledger_no = h.ledger_no group by a.currency, a.exponent
 ) t on true where h.ledger_no = $1 order by t.currency
 """
+_DUE_LEDGERS: Final = """
+select l.ledger_no from ledgers l where exists (
+    select from journal j
+     where j.ledger_no = l.ledger_no and j.expires_at > $1 and j.expires_at <= $2 and j.code is null
+       and not exists (
+           select from journal r where r.ledger_no = j.ledger_no and r.target = j.seq and r.code is null
+       )
+)
+"""
 _EXPIRING: Final = """
 select j.ledger_no, j.seq, j.recorded_at, j.expires_at from journal j
  where j.ledger_no = $1 and j.expires_at > $2 and j.expires_at <= $3 and j.code is null
@@ -90,6 +101,13 @@ select j.ledger_no, j.seq, j.recorded_at, j.expires_at from journal j
    )
  order by j.expires_at limit $4
 """
+
+
+async def read_due_ledgers(connection: Connection, after: int, upto: int) -> list[LedgerView]:
+    """Ledgers with open holds whose timeout lies in (after, upto]: one look into each one's index."""
+    due = await connection.fetch(_DUE_LEDGERS, to_datetime(after), to_datetime(upto))
+    found = [await read_ledger(connection, row["ledger_no"]) for row in due]
+    return [ledger for ledger in found if ledger is not None]
 
 
 async def read_account(connection: Connection, ledger_no: int, account_no: int) -> tuple[Account, int] | None:
