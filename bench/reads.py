@@ -119,7 +119,7 @@ def _moment(micros: int) -> str:
 async def measure(transactions: int, seconds: int) -> dict[str, Any]:
     rng = random.Random(7)
     with tempfile.TemporaryDirectory(prefix="finflow-bench-") as folder:
-        settings = StackSettings(data=Path(folder) / "data", workers=1)
+        settings = StackSettings(data=Path(folder) / "data", workers=2)
         async with running(settings) as stack:
             pool = await pool_of(stack.database_url, 2)
             ledger_id, accounts = await make_ledger(LedgerService(pool), "reads")
