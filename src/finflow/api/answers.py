@@ -12,6 +12,8 @@ NO_STORE: Final = (b"cache-control", b"no-store")
 PROBLEM_JSON: Final = (b"content-type", b"application/problem+json")
 REPLAYED: Final = (b"idempotency-replayed", b"true")
 
+_WITHOUT_BODY: Final = (204, 304)
+
 # The journal keeps metadata with its names sorted; sorted at first too, a replay is the same bytes.
 encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -31,8 +33,9 @@ class Answer:
         self.headers = headers
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        length = (b"content-length", b"%d" % len(self.body))
-        headers = [*self.headers, self.cache, length]
+        headers = [*self.headers, self.cache]
+        if self.status not in _WITHOUT_BODY:
+            headers.append((b"content-length", b"%d" % len(self.body)))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from litestar import Litestar
 from litestar.datastructures import State
 
-from finflow.api import accounts, batches, health, ledgers, openapi, state, transactions
+from finflow.api import accounts, batches, docs_page, health, ledgers, openapi, state, transactions
 from finflow.api.decoding import BATCH_BODY_LIMIT
 from finflow.api.envelope import DEADLINE_S, Envelope
 from finflow.api.problems import on_error
@@ -29,6 +29,8 @@ HANDLERS: Final = (
     health.healthz,
     health.readyz,
     openapi.openapi_json,
+    docs_page.docs_page,
+    docs_page.docs_file,
     ledgers.create_tenant,
     ledgers.list_tenants,
     ledgers.read_tenant,
