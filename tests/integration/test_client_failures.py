@@ -171,7 +171,7 @@ async def test_an_account_that_is_there_is_found_by_its_reference() -> None:
 
 
 async def test_entries_are_read_page_after_page() -> None:
-    def page(versions: list[int], after: int | None) -> Handler:
+    def page(versions: list[int], after: str | None) -> Handler:
         base = {
             "account_id": "a", "transaction_id": "t", "seq": 1, "kind": "posted", "direction": "debit",
             "amount": "1", "currency": "SGD", "balance": "1", "available": "1",
@@ -179,13 +179,13 @@ async def test_entries_are_read_page_after_page() -> None:
         }  # fmt: skip
         return answering(200, {"items": [base | {"version": v} for v in versions], "next": after})
 
-    script = Scripted(page([5, 4, 3], 3), page([2, 1], None))
+    script = Scripted(page([5, 4, 3], "abc="), page([2, 1], None))
     async with serving(script) as url, Client(url) as api:
         versions = [entry.version async for entry in api.entries("acc_1")]
     assert versions == [5, 4, 3, 2, 1]
     assert [path for path, _, _ in script.seen] == [
-        "/v1/accounts/acc_1/entries?limit=1000",
-        "/v1/accounts/acc_1/entries?limit=1000&before=3",
+        "/v1/accounts/acc_1/entries?limit=1000&order=newest",
+        "/v1/accounts/acc_1/entries?limit=1000&order=newest&cursor=abc%3D",
     ]
 
 

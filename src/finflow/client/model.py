@@ -5,13 +5,16 @@ server sends is read by name: a field that this release does not know is left as
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 Direction = Literal["debit", "credit"]
 AccountKind = Literal["asset", "liability", "equity", "income", "expense"]
 AccountStatus = Literal["open", "frozen", "closed"]
+TransactionKind = Literal["post", "hold", "capture", "void", "expire", "reverse"]
+TransactionStatus = Literal["posted", "pending", "voided", "expired", "reversed"]
+Order = Literal["newest", "oldest"]
 # RFC 3339 with a time zone where it is text.
 Moment = datetime | str
 
@@ -42,7 +45,10 @@ class Asset(msgspec.Struct, frozen=True):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """An account; `overdraft_limit` None is unlimited, `upper_limit` None is none."""
+    """An account; `overdraft_limit` None is unlimited, `upper_limit` None is none.
+
+    `etag` names this state of it: a change can be made to depend on it.
+    """
 
     account_id: str
     ledger_id: str
@@ -56,6 +62,7 @@ class Account(msgspec.Struct, frozen=True):
     metadata: dict[str, str] | None
     created_at: datetime
     version: int
+    etag: str | None = None
 
 
 class NewAccount(msgspec.Struct, frozen=True):
@@ -111,6 +118,35 @@ class Entry(msgspec.Struct, frozen=True):
     recorded_at: datetime
 
 
+class Hold(msgspec.Struct, frozen=True):
+    """An amount that a pending transaction holds on an account, until it is resolved or `expires_at`."""
+
+    transaction_id: str
+    version: int
+    seq: int
+    direction: Direction
+    amount: str
+    currency: str
+    reference: str | None
+    recorded_at: datetime
+    expires_at: datetime | None
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What somebody asked of an account or an asset: who, when, what exactly, and what came of it."""
+
+    seq: int
+    recorded_at: datetime
+    caller: str
+    idempotency_key: str
+    kind: str
+    account_id: str | None
+    outcome: Literal["done", "refused"]
+    code: str | None
+    param: str | None
+    requested: dict[str, Any]
+
+
 class Leg(msgspec.Struct, frozen=True):
     """One entry of a transaction to be posted; `amount` is a decimal string above zero."""
 
@@ -151,15 +187,14 @@ class Line(msgspec.Struct, frozen=True):
 class Transaction(msgspec.Struct, frozen=True, omit_defaults=True):
     """A transaction as booked, or read later with what became of it.
 
-    `kind` is post, hold, capture, void, expire or reverse; `status` posted, pending, voided, expired or
-    reversed. `replayed`: the answer is that of an earlier request with the same key.
+    `replayed`: the answer is that of an earlier request with the same key.
     """
 
     transaction_id: str
     ledger_id: str
     seq: int
-    kind: str
-    status: str
+    kind: TransactionKind
+    status: TransactionStatus
     entries: list[Line]
     recorded_at: datetime
     effective_at: datetime
@@ -171,6 +206,21 @@ class Transaction(msgspec.Struct, frozen=True, omit_defaults=True):
     reverses_id: str | None = None
     resolved_by_id: str | None = None
     replayed: bool = False
+
+
+class TransactionFilter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which transactions of a ledger; `from` is inclusive and `before` is not, so that ranges tile."""
+
+    after_seq: int | None = None
+    account_id: str | None = None
+    reference: str | None = None
+    status: TransactionStatus | None = None
+    kind: TransactionKind | None = None
+    effective_from: Moment | None = None
+    effective_before: Moment | None = None
+    recorded_from: Moment | None = None
+    recorded_before: Moment | None = None
+    order: Order = "oldest"
 
 
 class BatchResult(msgspec.Struct, frozen=True):

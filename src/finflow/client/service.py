@@ -17,13 +17,17 @@ from finflow.client.model import (
     Balance,
     BatchAnswer,
     BatchResult,
+    Change,
     Entry,
+    Hold,
     Ledger,
     Moment,
     NewAccount,
     NewTransaction,
+    Order,
     Tenant,
     Transaction,
+    TransactionFilter,
     TrialBalance,
 )
 from finflow.client.transport import Reply, Request, TokenProvider, Transport
@@ -33,10 +37,12 @@ T = TypeVar("T")
 
 PAGE: Final = 1000
 
+_ALL: Final = TransactionFilter()
+
 
 class _Page(msgspec.Struct, Generic[T]):
     items: list[T]
-    next: int | str | None = None
+    next: str | None = None
 
 
 class Client:
@@ -83,6 +89,15 @@ class Client:
         body = {"name": name}
         return await self._send(Tenant, "POST", "/v1/tenants", body, repeatable=False)
 
+    async def tenants(self) -> AsyncIterator[Tenant]:
+        """Every tenant that the caller may see, read in pages."""
+        async for tenant in self._pages(_Page[Tenant], "/v1/tenants", {"limit": str(PAGE)}):
+            yield tenant
+
+    async def tenant(self, tenant_id: str) -> Tenant:
+        """One tenant. Raises tenant_unknown."""
+        return await self._send(Tenant, "GET", f"/v1/tenants/{_part(tenant_id)}")
+
     async def create_ledger(self, tenant_id: str, name: str) -> Ledger:
         """A new ledger of a tenant; not repeated after a lost answer. Raises tenant_unknown."""
         body = {"tenant_id": tenant_id, "name": name}
@@ -90,7 +105,8 @@ class Client:
 
     async def ledgers(self) -> list[Ledger]:
         """Every ledger that the caller may see."""
-        return [ledger async for ledger in self._pages(_Page[Ledger], "/v1/ledgers", {}, "after")]
+        pages = self._pages(_Page[Ledger], "/v1/ledgers", {"limit": str(PAGE)})
+        return [ledger async for ledger in pages]
 
     async def ledger(self, ledger_id: str) -> Ledger:
         """One ledger. Raises ledger_unknown."""
@@ -111,7 +127,7 @@ class Client:
 
     async def open_account(self, new: NewAccount, *, key: str | None = None) -> Account:
         """A new account. Raises currency_unknown, external_reference_taken, amount_malformed and the like."""
-        return await self._send(Account, "POST", "/v1/accounts", new, key=key or new_key())
+        return await self._account("POST", "/v1/accounts", new, key or new_key())
 
     async def ensure_account(self, new: NewAccount) -> Account:
         """The account with this external reference, opened now if it is not there. Safe to repeat."""
@@ -130,7 +146,7 @@ class Client:
 
     async def account(self, account_id: str) -> Account:
         """One account. Raises resource_unknown."""
-        return await self._send(Account, "GET", f"/v1/accounts/{_part(account_id)}")
+        return await self._account("GET", f"/v1/accounts/{_part(account_id)}")
 
     async def find_account(self, ledger_id: str, external_reference: str) -> Account | None:
         """The ledger's account with this external reference, or None. Raises ledger_unknown."""
@@ -141,27 +157,34 @@ class Client:
     async def accounts(self, ledger_id: str, *, page_size: int = PAGE) -> AsyncIterator[Account]:
         """Every account of a ledger in the order of opening, read in pages. Raises ledger_unknown."""
         query = {"ledger_id": ledger_id, "limit": str(page_size)}
-        async for account in self._pages(_Page[Account], "/v1/accounts", query, "after"):
+        async for account in self._pages(_Page[Account], "/v1/accounts", query):
             yield account
 
     async def change_account(
-        self, account_id: str, change: AccountChange, *, key: str | None = None
+        self, account_id: str, change: AccountChange, *, if_match: str = "*", key: str | None = None
     ) -> Account:
-        """Other limits, metadata or status. Raises limit_in_use, account_closed, account_not_empty."""
+        """Other limits or metadata; with an account's `etag` as `if_match` only if it still is so.
+
+        Raises limit_in_use, account_closed, precondition_failed.
+        """
         path = f"/v1/accounts/{_part(account_id)}"
-        return await self._send(Account, "PATCH", path, change, key=key or new_key())
+        return await self._account("PATCH", path, change, key or new_key(), if_match)
 
-    async def freeze_account(self, account_id: str, *, key: str | None = None) -> Account:
-        """The account, from now on refusing new transactions. Raises account_closed."""
-        return await self.change_account(account_id, AccountChange(status="frozen"), key=key)
+    async def freeze_account(
+        self, account_id: str, *, if_match: str = "*", key: str | None = None
+    ) -> Account:
+        """The account, from now on refusing new transactions. Raises account_closed, precondition_failed."""
+        return await self._turn(account_id, "freeze", if_match, key)
 
-    async def unfreeze_account(self, account_id: str, *, key: str | None = None) -> Account:
-        """The account, open again. Raises account_closed."""
-        return await self.change_account(account_id, AccountChange(status="open"), key=key)
+    async def unfreeze_account(
+        self, account_id: str, *, if_match: str = "*", key: str | None = None
+    ) -> Account:
+        """The account, open again. Raises account_closed, precondition_failed."""
+        return await self._turn(account_id, "unfreeze", if_match, key)
 
-    async def close_account(self, account_id: str, *, key: str | None = None) -> Account:
+    async def close_account(self, account_id: str, *, if_match: str = "*", key: str | None = None) -> Account:
         """The account, closed for ever. Raises account_not_empty with a balance or open holds."""
-        return await self.change_account(account_id, AccountChange(status="closed"), key=key)
+        return await self._turn(account_id, "close", if_match, key)
 
     async def balance(
         self,
@@ -178,11 +201,29 @@ class Client:
         query = _given(as_of=as_of, effective_at=effective_at, at_seq=at_seq)
         return await self._send(Balance, "GET", f"/v1/accounts/{_part(account_id)}/balance", query=query)
 
-    async def entries(self, account_id: str, *, page_size: int = PAGE) -> AsyncIterator[Entry]:
+    async def entries(
+        self, account_id: str, *, order: Order = "newest", page_size: int = PAGE
+    ) -> AsyncIterator[Entry]:
         """Every entry of an account, newest first, read in pages. Raises resource_unknown."""
-        path, query = f"/v1/accounts/{_part(account_id)}/entries", {"limit": str(page_size)}
-        async for entry in self._pages(_Page[Entry], path, query, "before"):
+        path = f"/v1/accounts/{_part(account_id)}/entries"
+        async for entry in self._pages(_Page[Entry], path, {"limit": str(page_size), "order": order}):
             yield entry
+
+    async def holds(
+        self, account_id: str, *, order: Order = "oldest", page_size: int = PAGE
+    ) -> AsyncIterator[Hold]:
+        """Every open hold on an account, oldest first, read in pages. Raises resource_unknown."""
+        path = f"/v1/accounts/{_part(account_id)}/holds"
+        async for hold in self._pages(_Page[Hold], path, {"limit": str(page_size), "order": order}):
+            yield hold
+
+    async def changes(
+        self, ledger_id: str, *, order: Order = "newest", page_size: int = PAGE
+    ) -> AsyncIterator[Change]:
+        """Who asked what of a ledger's accounts and assets, newest first. Raises ledger_unknown."""
+        path = f"/v1/ledgers/{_part(ledger_id)}/changes"
+        async for change in self._pages(_Page[Change], path, {"limit": str(page_size), "order": order}):
+            yield change
 
     # --- transactions
 
@@ -217,6 +258,13 @@ class Client:
         """Release a pending transaction. Raises not_pending, already_posted, already_voided."""
         body = _given(description=description)
         return await self._book(f"/v1/transactions/{_part(transaction_id)}/void", body, key)
+
+    async def expire(self, transaction_id: str, *, key: str | None = None) -> Transaction:
+        """Release a pending transaction whose time is over. Raises not_expired, already_voided and the like.
+
+        FinFlow does so by itself within a second or two; this is for who cannot wait.
+        """
+        return await self._book(f"/v1/transactions/{_part(transaction_id)}/expire", {}, key)
 
     async def reverse(
         self,
@@ -256,15 +304,25 @@ class Client:
         return await self._send(Transaction, "GET", f"/v1/transactions/{_part(transaction_id)}")
 
     async def transactions(
-        self, ledger_id: str, *, after_seq: int = 0, reference: str | None = None, page_size: int = PAGE
+        self, ledger_id: str, which: TransactionFilter = _ALL, *, page_size: int = PAGE
     ) -> AsyncIterator[Transaction]:
-        """Every transaction of a ledger in journal order, read in pages. Raises ledger_unknown."""
-        query = {"ledger_id": ledger_id, "limit": str(page_size)}
-        query |= _given(after_seq=after_seq, reference=reference)
-        async for transaction in self._pages(_Page[Transaction], "/v1/transactions", query, "after_seq"):
+        """A ledger's transactions in journal order, or newest first, read in pages. Raises ledger_unknown."""
+        query = {"ledger_id": ledger_id, "limit": str(page_size), **_given(**msgspec.to_builtins(which))}
+        async for transaction in self._pages(_Page[Transaction], "/v1/transactions", query):
             yield transaction
 
     # --- how they travel
+
+    async def _account(
+        self, method: str, path: str, body: object = None, key: str | None = None, if_match: str | None = None
+    ) -> Account:
+        data = None if body is None else msgspec.json.encode(body)
+        reply = await self._transport.send(Request(method, path, data, key=key, if_match=if_match))
+        return msgspec.structs.replace(_decoded(reply, Account), etag=reply.etag)
+
+    async def _turn(self, account_id: str, verb: str, if_match: str, key: str | None) -> Account:
+        path = f"/v1/accounts/{_part(account_id)}/{verb}"
+        return await self._account("POST", path, {}, key or new_key(), if_match)
 
     async def _book(self, path: str, body: object, key: str | None) -> Transaction:
         request = Request("POST", path, msgspec.json.encode(body), key=key or new_key())
@@ -288,17 +346,15 @@ class Client:
         request = Request(method, path, data, query, key, repeatable=repeatable)
         return _decoded(await self._transport.send(request), shape)
 
-    async def _pages(
-        self, shape: type[_Page[T]], path: str, query: dict[str, str], cursor: str
-    ) -> AsyncIterator[T]:
-        """The items of page after page; `cursor` names the parameter that takes a page's `next`."""
+    async def _pages(self, shape: type[_Page[T]], path: str, query: dict[str, str]) -> AsyncIterator[T]:
+        """The items of page after page; the filter stays as it is, or the server refuses the cursor."""
         while True:
             page = await self._send(shape, "GET", path, query=query)
             for item in page.items:
                 yield item
             if page.next is None:
                 return
-            query = query | {cursor: str(page.next)}
+            query = query | {"cursor": page.next}
 
 
 def new_key() -> str:
