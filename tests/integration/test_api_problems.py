@@ -257,7 +257,7 @@ async def test_the_openapi_document_describes_every_route(database_url: str) -> 
                 wanted = {(part[1:-1], "path") for part in path.split("/") if part.startswith("{")}
                 assert wanted <= places, path
                 assert ("requestBody" in operation) == (method in ("post", "patch")), path
-                assert "default" in operation["responses"]
+                assert _lacking_examples(operation) == []
         post = document["paths"]["/v1/transactions"]["post"]
         key = next(p for p in post["parameters"] if p["name"] == "Idempotency-Key")
         assert key["required"] is True
@@ -269,6 +269,19 @@ async def test_the_openapi_document_describes_every_route(database_url: str) -> 
         assert named <= set(document["components"]["schemas"])
         for page in ("/schema", "/schema/swagger", "/openapi-pages", "/docs/index.html"):
             assert (await client.get(page)).status_code == 404
+
+
+def _lacking_examples(operation: dict[str, Any]) -> list[Any]:
+    """Bodies and path parameters without an example, and examples of problems that are not their status's."""
+    contents = list(operation.get("requestBody", {}).get("content", {}).values())
+    lacking: list[Any] = [p for p in operation["parameters"] if p["in"] == "path" and "example" not in p]
+    for status, response in operation["responses"].items():
+        for media_type, content in response.get("content", {}).items():
+            contents.append(content)
+            if media_type == "application/problem+json":
+                wrong = [x for x in content["examples"].values() if str(x["value"]["status"]) != status]
+                lacking += wrong
+    return lacking + [c for c in contents if "example" not in c and not c.get("examples")]
 
 
 def _references(node: Any) -> list[str]:

@@ -47,7 +47,7 @@ _NOTHING: Final = Query(NoQuery)
 
 @post(
     "/v1/accounts",
-    opt={"takes": NewAccount, "gives": AccountView, "key": "optional", "tagged": True, "command": "open"},
+    opt={"takes": NewAccount, "gives": AccountView, "key": "optional", "tagged": True},
     summary="Open an account",
 )
 async def open_account(request: HttpRequest) -> Answer:
@@ -68,7 +68,6 @@ async def open_account(request: HttpRequest) -> Answer:
         "key": "optional",
         "tagged": True,
         "match": "required",
-        "command": "change",
     },
     summary="Change status, limits or metadata",
 )
@@ -91,7 +90,6 @@ def _status_route(verb: str, summary: str) -> _Handler:
         "key": "optional",
         "tagged": True,
         "match": "optional",
-        "command": "change",
     }
     return post(f"/v1/accounts/{{account_id:str}}/{verb}", status_code=200, opt=opt, summary=summary)
 

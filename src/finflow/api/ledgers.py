@@ -96,7 +96,7 @@ async def list_changes(request: HttpRequest, ledger_id: FromPath[str]) -> Answer
 
 @post(
     "/v1/assets",
-    opt={"takes": NewAsset, "gives": Asset, "key": "optional", "command": "asset"},
+    opt={"takes": NewAsset, "gives": Asset, "key": "optional"},
     summary="Declare a custom asset",
 )
 async def declare_asset(request: HttpRequest) -> Answer:

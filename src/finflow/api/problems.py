@@ -25,16 +25,22 @@ RETRY_AFTER: Final = (b"retry-after", b"1")
 def problem(error: FinFlowError, request_id: str, replayed: bool = False) -> Answer:
     """The answer to an error of the catalogue; those that pass by themselves say when to come again."""
     kind = error.kind
-    body = Problem(
-        TYPE_PREFIX + kind.code, kind.title, kind.status, error.detail, kind.code, error.param, kind.hint,
-        request_id, kind.retryable,
-    )  # fmt: skip
+    body = problem_body(error, request_id)
     headers: list[Header] = [PROBLEM_JSON]
     if kind.status == 503 or (kind.status == 409 and kind.retryable):
         headers.append(RETRY_AFTER)
     if replayed:
         headers.append(REPLAYED)
     return Answer(kind.status, encode(body), headers)
+
+
+def problem_body(error: FinFlowError, request_id: str) -> Problem:
+    """The problem that an error is."""
+    kind = error.kind
+    return Problem(
+        TYPE_PREFIX + kind.code, kind.title, kind.status, error.detail, kind.code, error.param, kind.hint,
+        request_id, kind.retryable,
+    )  # fmt: skip
 
 
 def request_id_of(request: Request[Any, Any, Any]) -> str:

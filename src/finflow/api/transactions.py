@@ -39,7 +39,7 @@ _NOTHING: Final = Query(NoQuery)
 
 
 def _opt(takes: object) -> dict[str, object]:
-    return {"takes": takes, "gives": TransactionView, "key": "required", "command": takes}
+    return {"takes": takes, "gives": TransactionView, "key": "required"}
 
 
 @post("/v1/transactions", opt=_opt(NewTransaction), summary="Post a transaction, or hold its amounts")
