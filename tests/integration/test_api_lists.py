@@ -275,3 +275,15 @@ class Plans:
 
     async def fetchval(self, sql: str, *values: Any) -> None:
         await self.fetch(sql, *values)
+
+
+@pytest.mark.parametrize("asset", ["points", "1A", "A", "P" * 21, "", "Ä"])
+async def test_a_refused_asset_can_be_read_and_repeated(database_url: str, asset: str) -> None:
+    async with bank(database_url) as one:
+        body = {"ledger_id": one.ledger_id, "code": asset, "exponent": 0}
+        headers = {"Idempotency-Key": "k"}
+        first = await one.client.post("/v1/assets", json=body, headers=headers)
+        again = await one.client.post("/v1/assets", json=body, headers=headers)
+        assert (again.status_code, again.headers["idempotency-replayed"]) == (first.status_code, "true")
+        [change] = await whole(one, f"/v1/ledgers/{one.ledger_id}/changes")
+        assert (change["kind"], change["requested"]["code"]) == ("declare_asset", asset)

@@ -25,9 +25,17 @@ from finflow.kernel.errors import FinFlowError, Kind
 
 _REF: Final = "#/components/schemas/{name}"
 _KEY: Final = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"}
-_REQUEST_ID: Final = {"type": "string", "maxLength": 128, "pattern": "^[!-~]+$"}
+_REQUEST_ID: Final = {
+    "type": "string",
+    "description": "1 to 128 visible ASCII characters; anything else is replaced by an id of the server's.",
+}
 
 
+# Not "required" in the sense of the document: its lack has a status of its own.
+_IF_MATCH: Final = {
+    "required": {"type": "string", "description": "An ETag, several, or `*`. Without it: 428."},
+    "optional": {"type": "string", "description": "An ETag, several, or `*`."},
+}
 # Bodies of verbs that need none.
 _MAY_BE_LEFT_OUT: Final = ("Capture", "Void", "Expiry", "Reversal", "StatusChange")
 
@@ -91,7 +99,7 @@ def _header_parameters(opt: dict[str, Any]) -> list[dict[str, Any]]:
     if "key" in opt:
         found.append(_header("Idempotency-Key", opt["key"] == "required", _KEY, "dep-2026-0001"))
     if "match" in opt:
-        found.append(_header("If-Match", opt["match"] == "required", {"type": "string"}, "*"))
+        found.append(_header("If-Match", False, _IF_MATCH[opt["match"]], "*"))
     if "conditional" in opt:
         found.append(_header("If-None-Match", False, {"type": "string"}, '"9b2d8f1c0a7e4d53-1"'))
     return found

@@ -97,7 +97,8 @@ class ChangeAccount(msgspec.Struct, frozen=True, tag="change_account", omit_defa
 class DeclareAsset(msgspec.Struct, frozen=True, tag="declare_asset"):
     """Declare a currency of one's own on this ledger: points, shares, metal."""
 
-    code: Annotated[str, msgspec.Meta(pattern="^[A-Z][A-Z0-9]{1,19}$")]
+    # No pattern here: the journal keeps refused commands too, and must be able to read them again.
+    code: str
     exponent: Annotated[int, msgspec.Meta(ge=0, le=18)]
 
 
