@@ -1,4 +1,4 @@
-"""Schemathesis over the whole OpenAPI document: whatever is sent, the answer is one that the document names."""
+"""Schemathesis over the whole OpenAPI document: whatever is sent, the answer is one that it names."""
 
 import asyncio
 import os
@@ -29,8 +29,11 @@ async def _schemathesis(
 ) -> "subprocess.CompletedProcess[str]":
     program = [
         sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()",
-        "run", document, "--checks", "all", "--exclude-checks", "positive_data_acceptance", "--max-examples", EXAMPLES, "--seed", "20261122",
-        "--phases", "examples,coverage,fuzzing", "--request-timeout", "30", "--no-color", "--suppress-health-check", "all",
+        "run", document, "--checks", "all", "--max-examples", EXAMPLES, "--seed", "20261122",
+        # A request of the right shape may still break a rule of the ledger, which answers 422.
+        "--exclude-checks", "positive_data_acceptance",
+        "--phases", "examples,coverage,fuzzing", "--request-timeout", "30", "--no-color",
+        "--suppress-health-check", "all",
     ]  # fmt: skip
     environment = os.environ | known | {"SCHEMATHESIS_HOOKS": HOOKS.stem, "PYTHONPATH": str(HOOKS.parent)}
     return await asyncio.to_thread(

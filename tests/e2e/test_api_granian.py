@@ -43,6 +43,23 @@ async def test_bodies_that_are_too_large_are_refused_and_the_server_goes_on(data
         assert (await client.get("/healthz")).status_code == 200
 
 
+async def test_head_and_conditions_over_a_real_socket(database_url: str) -> None:
+    async with worker(database_url) as (_, client):
+        one = await Bank(client).found()
+        url = f"/v1/accounts/{await one.open()}"
+        get = await client.get(url)
+        head = await client.head(url)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == get.headers["content-length"]
+        known = await client.get(url, headers={"If-None-Match": get.headers["etag"]})
+        assert (known.status_code, known.content) == (304, b"")
+        missing = await client.head("/v1/nowhere")
+        assert (missing.status_code, missing.content) == (404, b"")
+        assert (await client.options(url)).headers["allow"] == "GET, HEAD, OPTIONS, PATCH"
+        # The connection is still in step after answers without bodies.
+        assert (await client.get(url)).content == get.content
+
+
 async def test_a_batch_of_lines_is_answered_in_whole(database_url: str) -> None:
     async with worker(database_url) as (_, client):
         one = await Bank(client).found()

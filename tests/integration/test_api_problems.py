@@ -177,6 +177,16 @@ async def test_a_request_that_takes_too_long_is_given_up_but_not_its_transaction
             assert await hasty.balance(b) == "1.00"
 
 
+async def test_a_body_that_never_ends_is_given_up(database_url: str) -> None:
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b'{"name":'
+        await asyncio.Event().wait()
+
+    async with serving(database_url, deadline_s=0.2) as client:
+        answer = await client.post("/v1/tenants", content=trickle(), headers=JSON)
+        assert refusal(answer) == (504, "deadline_exceeded", None)
+
+
 class Broken:
     """Services whose database is gone, or whose ledger has a bug."""
 
