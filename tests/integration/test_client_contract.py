@@ -1,5 +1,6 @@
 """The client against the real API: its worker processes, over real sockets, on a database of its own."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from finflow.client.service import Client
 from finflow.client.transport import Reply, Request, Transport
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import views
+from oracles.lossy import LossyProxy
 
 # What a person's browser or a probe asks for, and no program that moves money.
 _NOT_OURS = {"GET /healthz", "GET /readyz"}
@@ -160,6 +162,26 @@ async def undone(url: str, asked: list[str]) -> set[str]:
 def _matches(operation: str, request: str) -> bool:
     pattern = re.sub(r"\\\{\w+\\\}", "[^/:]+", re.escape(operation))
     return re.fullmatch(pattern, request) is not None
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_money_moves_once_however_many_answers_get_lost(url: str, seed: int) -> None:
+    async with Client(url) as api:
+        tenant = await api.create_tenant("Bank")
+        ledger_id = (await api.create_ledger(tenant.tenant_id, "Retail")).ledger_id
+        cash = (await api.open_account(NewAccount(ledger_id, "SGD", "asset", None, None))).account_id
+        alice = (await api.open_account(NewAccount(ledger_id, "SGD", "liability"))).account_id
+        proxy = LossyProxy(url, seed)
+        async with proxy.running() as lossy_url, Client(lossy_url, max_connections=4) as careful:
+            sending = (careful.post(ledger_id, transfer(cash, alice, "1")) for _ in range(60))
+            posted = await asyncio.gather(*sending)
+            hold = await careful.post(ledger_id, transfer(cash, alice, "5", pending=True))
+            await careful.capture(hold.transaction_id, "2")
+            balance = await careful.balance(alice)
+        assert min(proxy.lost[loss] for loss in ("request", "answer", "half an answer")) > 0
+        assert any(each.replayed for each in posted)
+        assert len({each.transaction_id for each in posted}) == 60
+        assert balance.balance == (await api.balance(alice)).balance == "62.00"
 
 
 async def test_refusals_have_the_server_s_code_and_place(url: str) -> None:
