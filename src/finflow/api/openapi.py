@@ -84,9 +84,15 @@ def _complete(operation: dict[str, Any], handler: HTTPRouteHandler, named: dict[
     parameters = [_described(parameter) for parameter in operation.get("parameters", [])]
     parameters += _query_parameters(opt["query"]) if "query" in opt else []
     operation["parameters"] = parameters + _header_parameters(opt)
+    operation["tags"] = [_tag(next(iter(handler.paths)))]
     if "takes" in opt:
         operation["requestBody"] = _body(opt, named)
     operation["responses"] = _responses(handler, named)
+
+
+def _tag(path: str) -> str:
+    """What a route is about, as the documentation page groups it."""
+    return path.split("/")[2].partition(":")[0].capitalize() if path.startswith("/v1/") else "Health"
 
 
 def _described(parameter: dict[str, Any]) -> dict[str, Any]:
