@@ -114,7 +114,17 @@ def command_line() -> str:
         command = cli.finflow.get_command(root, name)
         assert command is not None, name
         text += f"\n## finflow {name}\n\n```text\n{_help(command, root, name)}\n```\n"
+        if isinstance(command, click.Group):
+            text += _verbs(command, click.Context(command, parent=root, info_name=name))
     return text
+
+
+def _verbs(group: click.Group, context: click.Context) -> str:
+    """The help of every command of a noun."""
+    return "".join(
+        f"\n### finflow {group.name} {verb}\n\n```text\n{_help(command, context, verb)}\n```\n"
+        for verb, command in group.commands.items()
+    )
 
 
 _CLI_HEAD = """

@@ -3,11 +3,11 @@
 
 api=${FINFLOW_URL:-http://127.0.0.1:8400}
 
-# send METHOD PATH [BODY [IDEMPOTENCY-KEY]]: prints the status and keeps the answer's body in $answer.
+# send METHOD PATH [BODY [IDEMPOTENCY-KEY [IF-MATCH]]]: prints the status and keeps the answer's body in $answer.
 send() {
   local response status
   response=$(curl -si -X "$1" "$api$2" ${3:+-H 'Content-Type: application/json' -d "$3"} \
-    ${4:+-H "Idempotency-Key: $4"}) || { echo "nobody answers at $api" >&2; return 1; }
+    ${4:+-H "Idempotency-Key: $4"} ${5:+-H "If-Match: $5"}) || { echo "nobody answers at $api" >&2; return 1; }
   status=${response#* }
   status=${status%% *}
   answer=${response##*$'\r\n\r\n'}
@@ -16,7 +16,8 @@ send() {
 }
 
 post() { send POST "$@"; }
-patch() { send PATCH "$@"; }
+# A change of an account names the state it means; `*` is whatever the account is now.
+patch() { send PATCH "$1" "$2" "${3:-}" '*'; }
 get() { send GET "$1"; }
 
 # show [FIELD ...]: the answer's fields, one a line; the items of a list, one a line.

@@ -2,53 +2,15 @@
 
 import asyncio
 import json
-import os
 import signal
-import socket
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import httpx
 
 from oracles.http import Bank, code
+from oracles.workers import worker
 
 MIB = 1024 * 1024
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
-
-
-@asynccontextmanager
-async def worker(database_url: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
-    """One worker on a free port, and a client of it; the worker is stopped at the end if it still runs."""
-    port = free_port()
-    program = [sys.executable, "-P", "-m", "finflow.stack.serve", "finflow.api.asgi:application", "127.0.0.1"]
-    environment = os.environ | {"FINFLOW_DATABASE_URL": database_url, "FINFLOW_LOG_LEVEL": "error"}
-    child = await asyncio.create_subprocess_exec(*program, str(port), env=environment)
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            await _until_ready(client)
-            yield child, client
-    finally:
-        if child.returncode is None:
-            child.send_signal(signal.SIGTERM)
-            await asyncio.wait_for(child.wait(), 30)
-
-
-async def _until_ready(client: httpx.AsyncClient) -> None:
-    for _ in range(300):
-        try:
-            if (await client.get("/readyz")).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        await asyncio.sleep(0.1)
-    raise AssertionError("the worker did not become ready")
 
 
 async def test_money_moves_once_over_a_real_socket(database_url: str) -> None:
@@ -79,6 +41,23 @@ async def test_bodies_that_are_too_large_are_refused_and_the_server_goes_on(data
         deep = await client.post("/v1/transactions", content=b"[" * (MIB - 1), headers=headers)
         assert (deep.status_code, code(deep)) == (400, "request_malformed")
         assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_head_and_conditions_over_a_real_socket(database_url: str) -> None:
+    async with worker(database_url) as (_, client):
+        one = await Bank(client).found()
+        url = f"/v1/accounts/{await one.open()}"
+        get = await client.get(url)
+        head = await client.head(url)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == get.headers["content-length"]
+        known = await client.get(url, headers={"If-None-Match": get.headers["etag"]})
+        assert (known.status_code, known.content) == (304, b"")
+        missing = await client.head("/v1/nowhere")
+        assert (missing.status_code, missing.content) == (404, b"")
+        assert (await client.options(url)).headers["allow"] == "GET, HEAD, OPTIONS, PATCH"
+        # The connection is still in step after answers without bodies.
+        assert (await client.get(url)).content == get.content
 
 
 async def test_a_batch_of_lines_is_answered_in_whole(database_url: str) -> None:

@@ -24,9 +24,9 @@ MIB = 1024 * 1024
         ("GET", "/", 404, "route_unknown", None),
         ("GET", "/v1/transactions/a/b/c", 404, "route_unknown", None),
         ("POST", "/v1/transactions:bulk", 404, "route_unknown", None),
-        ("DELETE", "/v1/accounts", 405, "method_not_allowed", "GET, OPTIONS, POST"),
-        ("POST", "/healthz", 405, "method_not_allowed", "GET, OPTIONS"),
-        ("PUT", "/v1/accounts/acc_x", 405, "method_not_allowed", "GET, OPTIONS, PATCH"),
+        ("DELETE", "/v1/accounts", 405, "method_not_allowed", "GET, HEAD, OPTIONS, POST"),
+        ("POST", "/healthz", 405, "method_not_allowed", "GET, HEAD, OPTIONS"),
+        ("PUT", "/v1/accounts/acc_x", 405, "method_not_allowed", "GET, HEAD, OPTIONS, PATCH"),
         ("GET", "/v1/transactions:batch", 405, "method_not_allowed", "OPTIONS, POST"),
     ],
 )
@@ -177,6 +177,16 @@ async def test_a_request_that_takes_too_long_is_given_up_but_not_its_transaction
             assert await hasty.balance(b) == "1.00"
 
 
+async def test_a_body_that_never_ends_is_given_up(database_url: str) -> None:
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b'{"name":'
+        await asyncio.Event().wait()
+
+    async with serving(database_url, deadline_s=0.2) as client:
+        answer = await client.post("/v1/tenants", content=trickle(), headers=JSON)
+        assert refusal(answer) == (504, "deadline_exceeded", None)
+
+
 class Broken:
     """Services whose database is gone, or whose ledger has a bug."""
 
@@ -187,7 +197,7 @@ class Broken:
     async def reachable(self, within_s: float) -> bool:
         return False
 
-    async def ledgers(self) -> list[Any]:
+    async def ledger_page(self, span: Any) -> list[Any]:
         raise self._error
 
     async def sweep(self) -> None:
@@ -250,14 +260,14 @@ async def test_the_openapi_document_describes_every_route(database_url: str) -> 
     async with serving(database_url) as client:
         document = (await client.get("/openapi.json")).json()
         assert document["openapi"].startswith("3.1")
-        assert len(document["paths"]) == 17
+        assert len(document["paths"]) == 24
         for path, item in document["paths"].items():
             for method, operation in item.items():
                 places = {(p["name"], p["in"]) for p in operation["parameters"]}
                 wanted = {(part[1:-1], "path") for part in path.split("/") if part.startswith("{")}
                 assert wanted <= places, path
                 assert ("requestBody" in operation) == (method in ("post", "patch")), path
-                assert "default" in operation["responses"]
+                assert _lacking_examples(operation) == []
         post = document["paths"]["/v1/transactions"]["post"]
         key = next(p for p in post["parameters"] if p["name"] == "Idempotency-Key")
         assert key["required"] is True
@@ -267,8 +277,21 @@ async def test_the_openapi_document_describes_every_route(database_url: str) -> 
         assert new["additionalProperties"] is False
         named = {reference.removeprefix("#/components/schemas/") for reference in _references(document)}
         assert named <= set(document["components"]["schemas"])
-        for page in ("/schema", "/schema/swagger", "/openapi-pages", "/docs"):
+        for page in ("/schema", "/schema/swagger", "/openapi-pages", "/docs/index.html"):
             assert (await client.get(page)).status_code == 404
+
+
+def _lacking_examples(operation: dict[str, Any]) -> list[Any]:
+    """Bodies and path parameters without an example, and examples of problems that are not their status's."""
+    contents = list(operation.get("requestBody", {}).get("content", {}).values())
+    lacking: list[Any] = [p for p in operation["parameters"] if p["in"] == "path" and "example" not in p]
+    for status, response in operation["responses"].items():
+        for media_type, content in response.get("content", {}).items():
+            contents.append(content)
+            if media_type == "application/problem+json":
+                wrong = [x for x in content["examples"].values() if str(x["value"]["status"]) != status]
+                lacking += wrong
+    return lacking + [c for c in contents if "example" not in c and not c.get("examples")]
 
 
 def _references(node: Any) -> list[str]:

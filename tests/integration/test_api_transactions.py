@@ -261,12 +261,16 @@ async def test_pages_of_transactions(database_url: str) -> None:
         bodies = [one.transfer(a, b, "1", reference=f"r{number % 2}") for number in range(5)]
         made = [(await one.post(body)).json()["seq"] for body in bodies]
         seen: list[int] = []
-        after: int | None = 0
-        while after is not None:
-            page = await _list(one, after_seq=after, limit=2)
+        query: dict[str, Any] = {"limit": 2}
+        while True:
+            page = await _list(one, **query)
             seen += [item["seq"] for item in page["items"]]
-            after = page["next"]
+            if page["next"] is None:
+                break
+            query["cursor"] = page["next"]
         assert seen == made
+        later = await _list(one, after_seq=made[2])
+        assert [item["seq"] for item in later["items"]] == made[3:]
         referred = await _list(one, reference="r1")
         assert ([item["seq"] for item in referred["items"]], referred["next"]) == (made[1::2], None)
 

@@ -9,6 +9,7 @@ import pytest
 from finflow.ledger import commands as c
 from finflow.ledger import writer
 from finflow.ledger.book import Record
+from finflow.ledger.lists import Span, TransactionFilter
 from oracles.draws import Draws
 from oracles.ledger import EPOCH, Account, Ledger
 from oracles.service import ENTRY_SUMS, Desk, audit, desk
@@ -134,10 +135,11 @@ async def agree_on_transactions(run: Run) -> None:
                 (account.account_id, side, amount) for account, side, amount in transaction.lines
             ]
     pages: list[str] = []
-    after = 0
-    while page := await run.one.service.transactions(run.one.ledger_id, after, 50):
+    after: int | None = 0
+    while after is not None:
+        span = Span(after, limit=50)
+        page, after = await run.one.service.transactions(run.one.ledger_id, TransactionFilter(), span)
         pages += [shown.transaction_id for shown in page]
-        after = page[-1].seq
     assert pages == list(run.oracle.transactions)
 
 

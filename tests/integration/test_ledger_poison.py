@@ -9,6 +9,7 @@ import pytest
 from finflow.kernel import ids
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import commands as c
+from finflow.ledger.lists import Span
 from oracles.service import Desk, desk, transfer
 
 MOST = "92233720368547758.07"
@@ -111,7 +112,7 @@ async def test_a_value_date_at_the_ends_of_the_calendar(database_url: str, year:
     async with desk(database_url) as one:
         a, b = await one.open(2)
         assert await harmless(one, transfer(a, b, "1", effective_at=moment)) == [None]
-        [entry] = await one.service.entries(b, None, 10)
+        [entry], _ = await one.service.entries(b, Span())
         assert entry.effective_at == moment
 
 

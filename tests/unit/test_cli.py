@@ -24,6 +24,19 @@ def test_help_imports_nothing_heavy() -> None:
     assert _HEAVY & set(done.stderr.split()) == set()
 
 
+@pytest.mark.parametrize("noun", ["tenant", "ledger", "account", "transaction"])
+def test_the_help_of_a_noun_imports_no_client(noun: str) -> None:
+    code = (
+        "import sys, finflow.cli\n"
+        f"try: finflow.cli.main([{noun!r}, '--help'])\n"
+        "except SystemExit: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Commands:" in done.stdout
+    # The catalogue of errors, which the exit codes come from, is made with msgspec.
+    assert (_HEAVY - {"msgspec"}) & set(done.stderr.split()) == set()
+
+
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
 def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
     command = cli.finflow.get_command(click.Context(cli.finflow), name)

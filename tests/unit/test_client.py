@@ -2,7 +2,7 @@
 
 import pytest
 
-from finflow.client.model import error_of, problem_of, retry_delay_s
+from finflow.client.retries import error_of, problem_of, retry_delay_s
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,7 @@ BREAKS: list[tuple[str, str | None, Build]] = [
     ("not_expired", "transaction_id", lambda w: c.ExpirePending(w.ids["held"])),
     ("capture_needs_two_entries", "amount", capture("wide", "1")),
     ("account_unknown", "entries[1].account_id", move("bank", "nowhere", "1")),
+    ("precondition_failed", "If-Match", change("a", status="frozen", if_match=["another"])),
     ("account_closed", "entries[1].account_id", move("bank", "old", "1")),
     ("account_frozen", "entries[1].account_id", move("bank", "ice", "1")),
     ("currency_mismatch", "entries[0].currency", move("bank", "a", "1", "USD")),
@@ -197,6 +198,7 @@ TIES: list[tuple[str, str, Build]] = [
     ("already_expired", "amount_malformed", capture("late", "x")),
     ("capture_needs_two_entries", "account_frozen", capture("wide_ice", "1")),
     ("account_unknown", "account_closed", two(("bank", "old", "1"), ("bank", "nowhere", "1"))),
+    ("precondition_failed", "account_closed", change("old", status="open", if_match=["another"])),
     ("account_closed", "account_frozen", two(("bank", "ice", "1"), ("bank", "old", "1"))),
     ("account_frozen", "currency_mismatch", move("bank", "ice", "1", "USD")),
     ("currency_mismatch", "amount_malformed", move("bank", "a", "x", "USD")),
@@ -250,7 +252,7 @@ def test_the_table_has_every_code_in_the_documented_order() -> None:
 
 def test_every_code_stands_in_the_catalogue_as_a_refusal() -> None:
     for code in PRECEDENCE:
-        assert CATALOGUE[code].status in (409, 422), code
+        assert CATALOGUE[code].status in (409, 412, 422), code
         assert not CATALOGUE[code].retryable, code
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from litestar import Litestar
 from litestar.datastructures import State
 
-from finflow.api import accounts, batches, health, ledgers, openapi, state, transactions
+from finflow.api import accounts, batches, docs_page, health, ledgers, openapi, state, transactions
 from finflow.api.decoding import BATCH_BODY_LIMIT
 from finflow.api.envelope import DEADLINE_S, Envelope
 from finflow.api.problems import on_error
@@ -29,22 +29,32 @@ HANDLERS: Final = (
     health.healthz,
     health.readyz,
     openapi.openapi_json,
+    docs_page.docs_page,
+    docs_page.docs_file,
     ledgers.create_tenant,
+    ledgers.list_tenants,
+    ledgers.read_tenant,
     ledgers.create_ledger,
     ledgers.list_ledgers,
     ledgers.read_ledger,
     ledgers.read_trial_balance,
+    ledgers.list_changes,
     ledgers.declare_asset,
     accounts.open_account,
     accounts.change_account,
+    accounts.freeze_account,
+    accounts.unfreeze_account,
+    accounts.close_account,
     accounts.list_accounts,
     accounts.read_account,
     accounts.read_balance,
     accounts.list_entries,
+    accounts.list_holds,
     transactions.post_transaction,
     transactions.post_pending,
     transactions.void_pending,
     transactions.reverse_transaction,
+    transactions.expire_pending,
     transactions.read_transaction,
     transactions.list_transactions,
     batches.post_batch,

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from litestar import Request
 
+from finflow.kernel.clock import to_micros
 from finflow.kernel.errors import FinFlowError
 
 T = TypeVar("T")
@@ -165,3 +166,9 @@ def check_moment(moment: datetime | None, param: str) -> None:
     """Raises request_malformed for a moment so far away that UTC's calendar may not have it."""
     if moment is not None and not _EARLIEST <= moment <= _LATEST:
         raise FinFlowError("request_malformed", "Moments lie in the years 1000 to 9998.", param)
+
+
+def micros(moment: datetime | None, param: str) -> int | None:
+    """A moment in microseconds, after `check_moment`."""
+    check_moment(moment, param)
+    return None if moment is None else to_micros(moment)

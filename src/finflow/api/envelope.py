@@ -1,4 +1,5 @@
-"""What every request gets, whatever it asks: an id, a deadline, and a problem where all else fails."""
+"""What every request gets, whatever it asks: an id, a deadline, safe headers, and a problem where all
+else fails. HEAD is GET without its body; OPTIONS needs no handler."""
 
 import asyncio
 import itertools
@@ -8,12 +9,14 @@ import secrets
 from typing import Any, Final
 
 from finflow.api.deadlines import Deadlines
+from finflow.api.methods import options
 from finflow.api.problems import problem
 from finflow.kernel.errors import FinFlowError
 
 log = logging.getLogger(__name__)
 
 DEADLINE_S: Final = 30.0
+_SAFE: Final = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 _SANE: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -34,18 +37,25 @@ class Envelope:
         request_id = self._request_id(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id
         header = (b"x-request-id", request_id.encode())
-        started = False
+        started, method = False, scope.get("method")
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}
 
         def send_with_id(message: Any) -> Any:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], header]
+                message["headers"] = [*message["headers"], header, *_SAFE]
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             return send(message)
 
         task = self._deadlines.enter()
         try:
-            await self._app(scope, receive, send_with_id)
+            app = options(self._app, scope["path"]) if method == "OPTIONS" else self._app
+            await app(scope, receive, send_with_id)
+        except FinFlowError as error:
+            await problem(error, request_id)(scope, receive, send_with_id)
         except (Exception, asyncio.CancelledError) as error:
             overdue = self._deadlines.ended(task)
             if started or not (overdue or isinstance(error, Exception)):

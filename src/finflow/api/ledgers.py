@@ -7,9 +7,22 @@ from litestar.params import FromPath
 
 from finflow.api import outcomes
 from finflow.api.answers import Answer, created, ok
+from finflow.api.cursors import span_of
 from finflow.api.decoding import Body, HttpRequest, Query
 from finflow.api.idempotency import key_or_fresh
-from finflow.api.schemas import Asset, LedgerList, NewAsset, NewLedger, NewTenant, NoQuery
+from finflow.api.listings import listed
+from finflow.api.schemas import (
+    Asset,
+    ChangePage,
+    ChangesQuery,
+    LedgerPage,
+    NewAsset,
+    NewLedger,
+    NewTenant,
+    NoQuery,
+    PageQuery,
+    TenantPage,
+)
 from finflow.api.state import ledger_of
 from finflow.ledger.commands import DeclareAsset
 from finflow.ledger.views import LedgerView, TenantView, TrialBalanceView
@@ -17,6 +30,8 @@ from finflow.ledger.views import LedgerView, TenantView, TrialBalanceView
 _TENANT: Final = Body(NewTenant)
 _LEDGER: Final = Body(NewLedger)
 _ASSET: Final = Body(NewAsset)
+_PAGE: Final = Query(PageQuery)
+_CHANGES: Final = Query(ChangesQuery)
 _NOTHING: Final = Query(NoQuery)
 
 
@@ -32,10 +47,24 @@ async def create_ledger(request: HttpRequest) -> Answer:
     return created(await ledger_of(request).create_ledger(new.tenant_id, new.name))
 
 
-@get("/v1/ledgers", opt={"gives": LedgerList}, summary="List ledgers")
-async def list_ledgers(request: HttpRequest) -> Answer:
+@get("/v1/tenants", opt={"query": PageQuery, "gives": TenantPage}, summary="List tenants")
+async def list_tenants(request: HttpRequest) -> Answer:
+    query = _PAGE.read(request)
+    page = await ledger_of(request).tenants(span_of(request, query))
+    return await listed(request, query, page, TenantPage)
+
+
+@get("/v1/tenants/{tenant_id:str}", opt={"gives": TenantView}, summary="Read a tenant")
+async def read_tenant(request: HttpRequest, tenant_id: FromPath[str]) -> Answer:
     _NOTHING.read(request)
-    return ok(LedgerList(await ledger_of(request).ledgers()))
+    return ok(await ledger_of(request).tenant(tenant_id))
+
+
+@get("/v1/ledgers", opt={"query": PageQuery, "gives": LedgerPage}, summary="List ledgers")
+async def list_ledgers(request: HttpRequest) -> Answer:
+    query = _PAGE.read(request)
+    page = await ledger_of(request).ledger_page(span_of(request, query))
+    return await listed(request, query, page, LedgerPage)
 
 
 @get("/v1/ledgers/{ledger_id:str}", opt={"gives": LedgerView}, summary="Read a ledger")
@@ -54,8 +83,21 @@ async def read_trial_balance(request: HttpRequest, ledger_id: FromPath[str]) -> 
     return ok(await ledger_of(request).trial_balance(ledger_id))
 
 
+@get(
+    "/v1/ledgers/{ledger_id:str}/changes",
+    opt={"query": ChangesQuery, "gives": ChangePage},
+    summary="Who asked to open or change which account or asset, when, and what came of it",
+)
+async def list_changes(request: HttpRequest, ledger_id: FromPath[str]) -> Answer:
+    query = _CHANGES.read(request)
+    page = await ledger_of(request).changes(ledger_id, span_of(request, query, query.order == "newest"))
+    return await listed(request, query, page, ChangePage)
+
+
 @post(
-    "/v1/assets", opt={"takes": NewAsset, "gives": Asset, "key": "optional"}, summary="Declare a custom asset"
+    "/v1/assets",
+    opt={"takes": NewAsset, "gives": Asset, "key": "optional"},
+    summary="Declare a custom asset",
 )
 async def declare_asset(request: HttpRequest) -> Answer:
     key = key_or_fresh(request)

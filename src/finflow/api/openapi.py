@@ -5,6 +5,7 @@ schemas, so what is documented is what is enforced.
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, Final
 
 import msgspec
@@ -13,22 +14,39 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 
 from finflow import __version__
-from finflow.api.answers import Answer, ok
+from finflow.api.answers import Answer, encode
+from finflow.api.contract import problems_of
 from finflow.api.decoding import HttpRequest
+from finflow.api.examples import EXAMPLES, NDJSON_EXAMPLE, PARAMETERS, REFUSED_READINESS
+from finflow.api.listings import compressed
+from finflow.api.problems import problem_body
 from finflow.api.schemas import Problem
+from finflow.kernel.errors import FinFlowError, Kind
 
 _REF: Final = "#/components/schemas/{name}"
 _KEY: Final = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"}
-_REQUEST_ID: Final = {"type": "string", "maxLength": 128, "pattern": "^[!-~]+$"}
+_REQUEST_ID: Final = {
+    "type": "string",
+    "description": "1 to 128 visible ASCII characters; anything else is replaced by an id of the server's.",
+}
+
+
+# Not "required" in the sense of the document: its lack has a status of its own.
+_IF_MATCH: Final = {
+    "required": {"type": "string", "description": "An ETag, several, or `*`. Without it: 428."},
+    "optional": {"type": "string", "description": "An ETag, several, or `*`."},
+}
+# Bodies of verbs that need none.
+_MAY_BE_LEFT_OUT: Final = ("Capture", "Void", "Expiry", "Reversal", "StatusChange")
 
 
 @get("/openapi.json", include_in_schema=False)
 async def openapi_json(request: HttpRequest) -> Answer:
     app = request.scope["litestar_app"]
-    found: Answer | None = getattr(app.state, "openapi", None)
+    found: bytes | None = getattr(app.state, "openapi", None)
     if found is None:
-        found = app.state.openapi = ok(document(app.state.handlers))
-    return found
+        found = app.state.openapi = encode(document(app.state.handlers))
+    return await compressed(request, found)
 
 
 def document(handlers: Sequence[HTTPRouteHandler]) -> dict[str, Any]:
@@ -65,41 +83,83 @@ def _complete(operation: dict[str, Any], handler: HTTPRouteHandler, named: dict[
     opt = handler.opt
     parameters = [_described(parameter) for parameter in operation.get("parameters", [])]
     parameters += _query_parameters(opt["query"]) if "query" in opt else []
-    if "key" in opt:
-        required = opt["key"] == "required"
-        parameters.append({"name": "Idempotency-Key", "in": "header", "required": required, "schema": _KEY})
-    parameters.append({"name": "X-Request-Id", "in": "header", "required": False, "schema": _REQUEST_ID})
-    operation["parameters"] = parameters
+    operation["parameters"] = parameters + _header_parameters(opt)
+    operation["tags"] = [_tag(next(iter(handler.paths)))]
     if "takes" in opt:
-        content = {"application/json": {"schema": _named(opt["takes"], named)}}
-        if "lines" in opt:
-            content["application/x-ndjson"] = {"schema": _named(opt["lines"], named)}
-        operation["requestBody"] = {"required": True, "content": content}
+        operation["requestBody"] = _body(opt, named)
     operation["responses"] = _responses(handler, named)
 
 
+def _tag(path: str) -> str:
+    """What a route is about, as the documentation page groups it."""
+    return path.split("/")[2].partition(":")[0].capitalize() if path.startswith("/v1/") else "Health"
+
+
 def _described(parameter: dict[str, Any]) -> dict[str, Any]:
-    return {name: parameter[name] for name in ("name", "in", "required", "schema")}
+    kept = {name: parameter[name] for name in ("name", "in", "required", "schema")}
+    return kept | {"example": PARAMETERS[kept["name"]]}
+
+
+def _header_parameters(opt: dict[str, Any]) -> list[dict[str, Any]]:
+    found = [_header("X-Request-Id", False, _REQUEST_ID, "order-4711")]
+    if "key" in opt:
+        found.append(_header("Idempotency-Key", opt["key"] == "required", _KEY, "dep-2026-0001"))
+    if "match" in opt:
+        found.append(_header("If-Match", False, _IF_MATCH[opt["match"]], "*"))
+    if "conditional" in opt:
+        found.append(_header("If-None-Match", False, {"type": "string"}, '"9b2d8f1c0a7e4d53-1"'))
+    return found
+
+
+def _header(name: str, required: bool, schema: dict[str, Any], example: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": required, "schema": schema, "example": example}
+
+
+def _body(opt: dict[str, Any], named: dict[str, type]) -> dict[str, Any]:
+    shape = opt["takes"]
+    content: dict[str, Any] = {
+        "application/json": {"schema": _named(shape, named), "example": EXAMPLES[shape.__name__]}
+    }
+    if "lines" in opt:
+        _named(opt["lines"], named)
+        schema = {"type": "string", "description": f"One {opt['lines'].__name__} a line."}
+        content["application/x-ndjson"] = {"schema": schema, "example": NDJSON_EXAMPLE}
+    return {"required": shape.__name__ not in _MAY_BE_LEFT_OUT, "content": content}
 
 
 def _responses(handler: HTTPRouteHandler, named: dict[str, type]) -> dict[str, Any]:
     opt = handler.opt
-    good = {"application/json": {"schema": _named(opt["gives"], named)}}
-    problem = {"application/problem+json": {"schema": _named(Problem, named)}}
+    shape = opt["gives"]
+    good = {"application/json": {"schema": _named(shape, named), "example": EXAMPLES[shape.__name__]}}
     headers: dict[str, Any] = {"X-Request-Id": {"schema": _REQUEST_ID}}
     if "key" in opt:
         headers["Idempotency-Replayed"] = {
             "schema": {"const": "true"},
             "description": "Present when this is the answer of an earlier request.",
         }
-    responses: dict[str, Any] = {
-        str(handler.status_code): {"description": "Done.", "content": good, "headers": headers},
-    }
+    if "tagged" in opt:
+        headers["ETag"] = {"schema": {"type": "string"}, "description": "Stands for this state of it."}
+    responses = {str(handler.status_code): {"description": "Done.", "content": good, "headers": headers}}
+    if "conditional" in opt:
+        responses["304"] = {"description": "If-None-Match names what it still is.", "headers": headers}
+    path = next(iter(handler.paths))
+    for status, kinds in groupby(problems_of(path, opt), key=lambda kind: kind.status):
+        responses[str(status)] = _problems(list(kinds), named)
     if "refuses" in opt:
-        refusal = {"application/json": {"schema": _named(opt["refuses"], named)}}
-        responses["503"] = {"description": "Not now.", "content": refusal}
-    responses["default"] = {"description": "A problem of the catalogue.", "content": problem}
+        refusal = {"schema": _named(opt["refuses"], named), "example": REFUSED_READINESS}
+        responses["503"] = {"description": "Not now.", "content": {"application/json": refusal}}
     return responses
+
+
+def _problems(kinds: list[Kind], named: dict[str, type]) -> dict[str, Any]:
+    examples = {kind.code: {"summary": kind.title, "value": _problem(kind)} for kind in kinds}
+    content = {"schema": _named(Problem, named), "examples": examples}
+    description = ", ".join(f"`{kind.code}`" for kind in kinds)
+    return {"description": f"One of {description}.", "content": {"application/problem+json": content}}
+
+
+def _problem(kind: Kind) -> Any:
+    return msgspec.to_builtins(problem_body(FinFlowError(kind.code), "req_d9d10afdafd4979f00000001"))
 
 
 def _named(shape: type, named: dict[str, type]) -> dict[str, str]:
@@ -113,6 +173,7 @@ def _query_parameters(shape: type) -> list[dict[str, Any]]:
     required = schema.get("required", ())
     return [
         {"name": name, "in": "query", "required": name in required, "schema": _without_null(field)}
+        | ({"example": PARAMETERS[name]} if name in required else {})
         for name, field in schema["properties"].items()
     ]
 

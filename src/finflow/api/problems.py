@@ -12,6 +12,7 @@ from litestar.exceptions import (
 )
 
 from finflow.api.answers import PROBLEM_JSON, REPLAYED, Answer, Header, encode
+from finflow.api.methods import allowed
 from finflow.api.schemas import Problem
 from finflow.kernel.errors import FinFlowError
 
@@ -19,22 +20,27 @@ log = logging.getLogger(__name__)
 
 TYPE_PREFIX: Final = "urn:finflow:error:"
 RETRY_AFTER: Final = (b"retry-after", b"1")
-METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 def problem(error: FinFlowError, request_id: str, replayed: bool = False) -> Answer:
     """The answer to an error of the catalogue; those that pass by themselves say when to come again."""
     kind = error.kind
-    body = Problem(
-        TYPE_PREFIX + kind.code, kind.title, kind.status, error.detail, kind.code, error.param, kind.hint,
-        request_id, kind.retryable,
-    )  # fmt: skip
+    body = problem_body(error, request_id)
     headers: list[Header] = [PROBLEM_JSON]
     if kind.status == 503 or (kind.status == 409 and kind.retryable):
         headers.append(RETRY_AFTER)
     if replayed:
         headers.append(REPLAYED)
     return Answer(kind.status, encode(body), headers)
+
+
+def problem_body(error: FinFlowError, request_id: str) -> Problem:
+    """The problem that an error is."""
+    kind = error.kind
+    return Problem(
+        TYPE_PREFIX + kind.code, kind.title, kind.status, error.detail, kind.code, error.param, kind.hint,
+        request_id, kind.retryable,
+    )  # fmt: skip
 
 
 def request_id_of(request: Request[Any, Any, Any]) -> str:
@@ -64,7 +70,7 @@ def on_error(request: Request[Any, Any, Any], error: Exception) -> Any:
         )
     answer = problem(found, request_id)
     if isinstance(error, MethodNotAllowedException):
-        answer.headers = [*answer.headers, (b"allow", _allowed(request).encode())]
+        answer.headers = [*answer.headers, (b"allow", allowed(request.app, request.scope["path"]).encode())]
     return ProblemResponse(answer)
 
 
@@ -80,15 +86,3 @@ def _as_ours(error: Exception) -> FinFlowError:
     if isinstance(error, HTTPException) and error.status_code < 500:
         return FinFlowError("request_malformed", error.detail or None)
     return FinFlowError("internal")
-
-
-def _allowed(request: Request[Any, Any, Any]) -> str:
-    return ", ".join(method for method in METHODS if _routes(request.app, request.scope["path"], method))
-
-
-def _routes(app: Any, path: str, method: str) -> bool:
-    try:
-        app.asgi_router.handle_routing(path=path, method=method)
-    except HTTPException:
-        return False
-    return True

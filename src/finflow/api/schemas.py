@@ -3,7 +3,7 @@
 Bodies and queries refuse fields that they do not know: a misspelt `effective_at` must not book today.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -15,13 +15,23 @@ from finflow.ledger.commands import (
     Moment,
     PostTransaction,
 )
+from finflow.ledger.lists import Kind, Status
 from finflow.ledger.model import MAX_TIMEOUT_S
-from finflow.ledger.views import AccountView, EntryView, LedgerView, TransactionView
+from finflow.ledger.views import (
+    AccountView,
+    ChangeView,
+    EntryView,
+    HoldView,
+    LedgerView,
+    TenantView,
+    TransactionView,
+)
 
 MAX_PAGE = 1_000
 MAX_BATCH = 10_000
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Order = Literal["newest", "oldest"]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)]
 Position = Annotated[int, msgspec.Meta(ge=0, le=(1 << 62) - 1)]
 
@@ -110,6 +120,14 @@ class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     effective_at: Moment | None = None
 
 
+class Expiry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Expiring a pending transaction takes nothing but its id."""
+
+
+class StatusChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Freezing, unfreezing and closing take nothing but the account's id."""
+
+
 class Void(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     description: str | None = None
 
@@ -130,11 +148,16 @@ class BatchQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     atomic: bool = False
 
 
-class AccountsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which part of a list: `cursor` is the `next` of the page before, and keeps to that page's filter."""
+
+    cursor: str | None = None
+    limit: Limit = 50
+
+
+class AccountsQuery(PageQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ledger_id: str
     external_reference: str | None = None
-    after: str | None = None
-    limit: Limit = 50
 
 
 class BalanceQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,16 +168,32 @@ class BalanceQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at_seq: Position | None = None
 
 
-class EntriesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    before: Annotated[int, msgspec.Meta(ge=1, le=(1 << 62) - 1)] | None = None
-    limit: Limit = 50
+class EntriesQuery(PageQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    order: Order = "newest"
 
 
-class TransactionsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class HoldsQuery(PageQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    order: Order = "oldest"
+
+
+class ChangesQuery(PageQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    order: Order = "newest"
+
+
+class TransactionsQuery(PageQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which transactions of a ledger. `from` is inclusive and `before` is not, so that ranges tile."""
+
     ledger_id: str
     after_seq: Position = 0
+    account_id: str | None = None
     reference: str | None = None
-    limit: Limit = 50
+    status: Status | None = None
+    kind: Kind | None = None
+    effective_from: Moment | None = None
+    effective_before: Moment | None = None
+    recorded_from: Moment | None = None
+    recorded_before: Moment | None = None
+    order: Order = "oldest"
 
 
 class Asset(msgspec.Struct, frozen=True):
@@ -163,29 +202,53 @@ class Asset(msgspec.Struct, frozen=True):
     exponent: int
 
 
-class LedgerList(msgspec.Struct, frozen=True):
+class TenantPage(msgspec.Struct, frozen=True):
+    """Tenants in the order of their making; `next` is the next page's `cursor`, null at the end."""
+
+    items: list[TenantView]
+    next: str | None
+
+
+class LedgerPage(msgspec.Struct, frozen=True):
+    """Ledgers in the order of their opening; `next` is the next page's `cursor`, null at the end."""
+
     items: list[LedgerView]
+    next: str | None
 
 
 class AccountPage(msgspec.Struct, frozen=True):
-    """Accounts in the order of their opening; `next` is the `after` of the next page, null at the end."""
+    """Accounts in the order of their opening; `next` is the next page's `cursor`, null at the end."""
 
     items: list[AccountView]
     next: str | None
 
 
 class EntryPage(msgspec.Struct, frozen=True):
-    """Entries, newest first; `next` is the `before` of the next page, null at the end."""
+    """Entries in the order asked for; `next` is the next page's `cursor`, null at the end."""
 
     items: list[EntryView]
-    next: int | None
+    next: str | None
+
+
+class HoldPage(msgspec.Struct, frozen=True):
+    """Open holds; a page may be shorter than its limit, `next` is null only at the end."""
+
+    items: list[HoldView]
+    next: str | None
+
+
+class ChangePage(msgspec.Struct, frozen=True):
+    """What was asked of accounts and assets; `next` is the next page's `cursor`, null at the end."""
+
+    items: list[ChangeView]
+    next: str | None
 
 
 class TransactionPage(msgspec.Struct, frozen=True):
-    """Transactions in journal order; `next` is the `after_seq` of the next page, null at the end."""
+    """Transactions; a page may be shorter than its limit, `next` is null only at the end."""
 
     items: list[TransactionView]
-    next: int | None
+    next: str | None
 
 
 class MemberResult(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -6,11 +6,15 @@ from litestar import get, post
 from litestar.params import FromPath
 
 from finflow.api import outcomes
-from finflow.api.answers import Answer, ok
-from finflow.api.decoding import Body, HttpRequest, Query, check_moment
+from finflow.api.answers import Answer
+from finflow.api.conditions import read_answer
+from finflow.api.cursors import span_of
+from finflow.api.decoding import Body, HttpRequest, Query, check_moment, micros
 from finflow.api.idempotency import required_key
+from finflow.api.listings import listed
 from finflow.api.schemas import (
     Capture,
+    Expiry,
     NewTransaction,
     NoQuery,
     Reversal,
@@ -19,14 +23,17 @@ from finflow.api.schemas import (
     Void,
 )
 from finflow.api.state import ledger_of
+from finflow.kernel import ids
 from finflow.kernel.errors import FinFlowError
-from finflow.ledger.commands import PostPending, ReverseTransaction, VoidPending
+from finflow.ledger.commands import ExpirePending, PostPending, ReverseTransaction, VoidPending
+from finflow.ledger.lists import TransactionFilter
 from finflow.ledger.views import TransactionView
 
 _NEW: Final = Body(NewTransaction)
 _CAPTURE: Final = Body(Capture, optional=True)
 _VOID: Final = Body(Void, optional=True)
 _REVERSAL: Final = Body(Reversal, optional=True)
+_EXPIRY: Final = Body(Expiry, optional=True)
 _PAGE: Final = Query(TransactionsQuery)
 _NOTHING: Final = Query(NoQuery)
 
@@ -76,14 +83,30 @@ async def reverse_transaction(request: HttpRequest, transaction_id: FromPath[str
     return await outcomes.book(request, await _ledger_id(request, transaction_id), key, command)
 
 
+@post(
+    "/v1/transactions/{transaction_id:str}/expire",
+    opt=_opt(Expiry),
+    summary="Release a pending transaction whose time is over",
+)
+async def expire_pending(request: HttpRequest, transaction_id: FromPath[str]) -> Answer:
+    key = required_key(request)
+    await _EXPIRY.read(request)
+    ledger_id = await _ledger_id(request, transaction_id)
+    return await outcomes.book(request, ledger_id, key, ExpirePending(transaction_id))
+
+
 async def _ledger_id(request: HttpRequest, transaction_id: str) -> str:
     return (await ledger_of(request).ledger_holding("txn", transaction_id)).ledger_id
 
 
-@get("/v1/transactions/{transaction_id:str}", opt={"gives": TransactionView}, summary="Read a transaction")
+@get(
+    "/v1/transactions/{transaction_id:str}",
+    opt={"gives": TransactionView, "tagged": True, "conditional": True},
+    summary="Read a transaction",
+)
 async def read_transaction(request: HttpRequest, transaction_id: FromPath[str]) -> Answer:
     _NOTHING.read(request)
-    return ok(await ledger_of(request).transaction(transaction_id))
+    return read_answer(request, await ledger_of(request).transaction(transaction_id))
 
 
 @get(
@@ -93,8 +116,18 @@ async def read_transaction(request: HttpRequest, transaction_id: FromPath[str]) 
 )
 async def list_transactions(request: HttpRequest) -> Answer:
     query = _PAGE.read(request)
-    items = await ledger_of(request).transactions(
-        query.ledger_id, query.after_seq, query.limit, query.reference
+    if query.account_id is not None and ids.parse("acc", query.account_id) is None:
+        raise FinFlowError("id_malformed", param="account_id")
+    page = await ledger_of(request).transactions(
+        query.ledger_id, _filter(query), span_of(request, query, query.order == "newest"), query.account_id
     )
-    more = len(items) == query.limit
-    return ok(TransactionPage(items, items[-1].seq if more else None))
+    return await listed(request, query, page, TransactionPage)
+
+
+def _filter(query: TransactionsQuery) -> TransactionFilter:
+    return TransactionFilter(
+        None, query.reference, query.status, query.kind,
+        micros(query.effective_from, "effective_from"), micros(query.effective_before, "effective_before"),
+        micros(query.recorded_from, "recorded_from"), micros(query.recorded_before, "recorded_before"),
+        query.after_seq,
+    )  # fmt: skip

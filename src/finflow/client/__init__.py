@@ -1,1 +1,1 @@
-"""A typed asynchronous client of FinFlow's HTTP interface: `Client` in service.py, its shapes in model.py."""
+"""A typed asynchronous client of the HTTP interface: `Client` in service.py, its shapes in model.py."""

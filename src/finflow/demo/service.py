@@ -51,4 +51,5 @@ async def single_latencies_ms(api: Client, ledger_id: str, count: int) -> list[f
 
 
 async def _open(api: Client, ledger_id: str, reference: str) -> Account:
-    return await api.ensure_account(NewAccount(ledger_id, _CURRENCY, "liability", reference))
+    new = NewAccount(ledger_id, _CURRENCY, "liability", reference, overdraft_limit=None)
+    return await api.ensure_account(new)

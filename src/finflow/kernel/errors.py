@@ -39,6 +39,9 @@ _ENTRIES = (
     Kind("idempotency_key_malformed", 400, "The Idempotency-Key is not 1 to 255 printable ASCII characters.", "A UUID is a good key.", EXIT_USAGE),
     Kind("idempotency_in_progress", 409, "A request with this Idempotency-Key is still running.", "Wait, then send the same request again: it answers with the outcome of the first.", retryable=True),
     Kind("idempotency_conflict", 422, "This Idempotency-Key was used for a different request.", "Use a new key for a new intent; the first request keeps its outcome."),
+    Kind("cursor_malformed", 400, "The text is not a cursor.", "Send the `next` of the page before, whole and unchanged.", EXIT_USAGE),
+    Kind("cursor_mismatch", 400, "The cursor belongs to another list or another filter.", "Keep the filter as it is from page to page, or leave the cursor out to begin anew.", EXIT_USAGE),
+    Kind("precondition_required", 428, "Changing an account needs an If-Match header.", "Read the account and send the ETag of the answer as If-Match, or `*` to change it whatever it is now."),
     Kind("route_unknown", 404, "There is no such route.", "See /openapi.json for the routes."),
     Kind("method_not_allowed", 405, "The route does not answer this method.", "The Allow header lists the methods it answers."),
     # What is not there.
@@ -56,6 +59,7 @@ _ENTRIES = (
     Kind("asset_conflict", 422, "The asset code is taken by ISO 4217 or was declared with another exponent.", "Choose another code."),
     Kind("external_reference_taken", 409, "Another account of this ledger has this external reference.", "External references are unique per ledger."),
     Kind("account_unknown", 422, "The ledger has no such account.", "Check the account id in the entry that `param` names."),
+    Kind("precondition_failed", 412, "The account was changed since the ETag in If-Match was given.", "Read the account again and decide anew."),
     Kind("account_closed", 422, "The account is closed.", "Use an open account."),
     Kind("account_frozen", 422, "The account is frozen.", "Unfreeze it, or use another account."),
     Kind("account_not_empty", 422, "An account with a balance or open holds cannot be closed.", "Bring its balance to zero and resolve its holds first."),

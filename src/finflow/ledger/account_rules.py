@@ -54,6 +54,8 @@ def change_account(book: Book, command: ChangeAccount, record: Record) -> Refusa
     metadata = None if command.metadata is UNSET else command.metadata
     if metadata_length(metadata) > MAX_METADATA: return Refusal("field_too_long", "metadata")
     if account is None: return Refusal("account_unknown", "account_id")
+    if command.if_match is not None and account.settings_tag not in command.if_match:
+        return Refusal("precondition_failed", "If-Match")
     if account.status == "closed": return Refusal("account_closed", "account_id")
     limits = _changed_limits(account, command)
     if isinstance(limits, Refusal):

@@ -5,6 +5,7 @@ the `seq` it is exact at, and can take back what it applied since a mark. Pure: 
 """
 
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -47,6 +48,12 @@ class Account(msgspec.Struct, gc=False):
     @property
     def account_id(self) -> str:
         return ids.mint("acc", self.created_at, self.ledger_no, self.account_no)
+
+    @property
+    def settings_tag(self) -> str:
+        """A hash of all that a change of the account can touch; equal settings have equal tags."""
+        settings = (self.status, self.floor, self.ceiling, self.metadata)
+        return blake2b(msgspec.json.encode(settings, order="sorted"), digest_size=8).hexdigest()
 
     @property
     def balance(self) -> int:

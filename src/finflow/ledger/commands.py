@@ -81,13 +81,17 @@ class OpenAccount(msgspec.Struct, frozen=True, tag="open_account", omit_defaults
 
 
 class ChangeAccount(msgspec.Struct, frozen=True, tag="change_account", omit_defaults=True):
-    """Change what an account may do. A field left out (UNSET) stays as it is; null limits are unlimited."""
+    """Change what an account may do. A field left out (UNSET) stays as it is; null limits are unlimited.
+
+    With `if_match` only if the account's settings are one of those that these tags stand for.
+    """
 
     account_id: str
     status: AccountStatus | msgspec.UnsetType = msgspec.UNSET
     overdraft_limit: str | msgspec.UnsetType | None = msgspec.UNSET
     upper_limit: str | msgspec.UnsetType | None = msgspec.UNSET
     metadata: Metadata | msgspec.UnsetType | None = msgspec.UNSET
+    if_match: list[str] | None = None
 
 
 class DeclareAsset(msgspec.Struct, frozen=True, tag="declare_asset"):

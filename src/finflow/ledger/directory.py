@@ -5,6 +5,7 @@ from typing import Any, Final
 from finflow.kernel import ids
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.kernel.errors import FinFlowError
+from finflow.ledger.lists import Page, Span
 from finflow.ledger.store import Connection
 from finflow.ledger.views import LedgerView, TenantView
 
@@ -21,9 +22,13 @@ with added as (
 )
 select a.*, t.created_at as tenant_created_at from added a join tenants t using (tenant_no)
 """
+_TENANT_PAGE: Final = """
+select tenant_no, name, created_at from tenants where tenant_no > $1 order by tenant_no limit $2
+"""
 _LEDGERS: Final = """
 select l.*, t.created_at as tenant_created_at from ledgers l join tenants t using (tenant_no)
 """
+_LEDGER_PAGE: Final = _LEDGERS + " where l.ledger_no > $1 order by l.ledger_no limit $2"
 
 
 async def add_tenant(connection: Connection, name: str, at: int) -> TenantView:
@@ -34,16 +39,38 @@ async def add_tenant(connection: Connection, name: str, at: int) -> TenantView:
 
 async def add_ledger(connection: Connection, tenant_id: str, name: str, at: int) -> LedgerView:
     """A ledger with its head at `seq` 0. Raises tenant_unknown."""
-    place = ids.parse("ten", tenant_id)
-    tenant = None if place is None else await connection.fetchrow(_TENANT, place.number)
-    if tenant is None or _tenant(tenant).tenant_id != tenant_id:
-        raise FinFlowError("tenant_unknown", f"no tenant {tenant_id[:40]!r}")
+    tenant = await _find_tenant(connection, tenant_id)
     row = await connection.fetchrow(_ADD_LEDGER, tenant["tenant_no"], name, to_datetime(at))
     return _ledger(row)
 
 
+async def read_tenants(connection: Connection, span: Span) -> Page[TenantView]:
+    """Tenants in the order of their making."""
+    rows = await connection.fetch(_TENANT_PAGE, span.after or 0, span.limit + 1)
+    return Page.of([_tenant(row) for row in rows], span, [row["tenant_no"] for row in rows])
+
+
+async def read_tenant(connection: Connection, tenant_id: str) -> TenantView:
+    """One tenant. Raises tenant_unknown."""
+    return _tenant(await _find_tenant(connection, tenant_id))
+
+
+async def _find_tenant(connection: Connection, tenant_id: str) -> Any:
+    place = ids.parse("ten", tenant_id)
+    row = None if place is None else await connection.fetchrow(_TENANT, place.number)
+    if row is None or _tenant(row).tenant_id != tenant_id:
+        raise FinFlowError("tenant_unknown", f"no tenant {tenant_id[:40]!r}")
+    return row
+
+
 async def read_ledgers(connection: Connection) -> list[LedgerView]:
     return [_ledger(row) for row in await connection.fetch(_LEDGERS + " order by l.ledger_no")]
+
+
+async def read_ledger_page(connection: Connection, span: Span) -> Page[LedgerView]:
+    """Ledgers in the order of their opening."""
+    rows = await connection.fetch(_LEDGER_PAGE, span.after or 0, span.limit + 1)
+    return Page.of([_ledger(row) for row in rows], span, [row["ledger_no"] for row in rows])
 
 
 async def read_ledger(connection: Connection, ledger_no: int) -> LedgerView | None:

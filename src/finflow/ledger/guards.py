@@ -31,6 +31,7 @@ PRECEDENCE: Final = (
     "capture_needs_two_entries",
     # each entry
     "account_unknown",
+    "precondition_failed",
     "account_closed",
     "account_frozen",
     "currency_mismatch",

@@ -6,6 +6,7 @@ from typing import Any, Final
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger.book import Account, Entry, Record
 from finflow.ledger.directory import read_ledger
+from finflow.ledger.lists import END, Page, Span
 from finflow.ledger.store import (
     ACCOUNT_COLUMNS,
     JOURNAL_COLUMNS,
@@ -50,19 +51,12 @@ select coalesce(sum(e.posted_debits - p.posted_debits), 0)::bigint,
 _ENTRY_PAGE: Final = """
 select e.*, j.kind, j.recorded_at from entries e
   join journal j on j.ledger_no = e.ledger_no and j.seq = e.seq
- where e.ledger_no = $1 and e.account_no = $2 and e.version < $3
- order by e.version desc limit $4
+ where e.ledger_no = $1 and e.account_no = $2 and e.version > $3 and e.version < $4
+ order by e.version {direction} limit $5
 """
 _JOURNAL_PAGE: Final = f"""
 select {JOURNAL_COLUMNS} from journal j
  where ledger_no = $1 and seq > $2 order by seq limit $3
-"""  # noqa: S608 # constants
-_TRANSACTION_PAGE: Final = f"""
-select {JOURNAL_COLUMNS} from journal j
- where ledger_no = $1 and seq > $2 and code is null and legs is not null
-   and kind not in ('open_account', 'change_account')
-   and ($4::text is null or reference = $4)
- order by seq limit $3
 """  # noqa: S608 # constants
 _WITH_TARGETS: Final = f"""
 select {JOURNAL_COLUMNS} from journal j where ledger_no = $1 and seq = any($2::bigint[])
@@ -151,9 +145,11 @@ def _with_seq(row: Any) -> tuple[Account, int] | None:
     return None if row is None else (account_from_row(row), row["entry_seq"] or 0)
 
 
-async def read_accounts(connection: Connection, ledger_no: int, after: int, limit: int) -> list[Account]:
-    rows = await connection.fetch(_ACCOUNT_PAGE, ledger_no, after, limit)
-    return [account_from_row(row) for row in rows]
+async def read_accounts(connection: Connection, ledger_no: int, span: Span) -> Page[Account]:
+    """Accounts in the order of their opening."""
+    rows = await connection.fetch(_ACCOUNT_PAGE, ledger_no, span.after or 0, span.limit + 1)
+    found = [account_from_row(row) for row in rows]
+    return Page.of(found, span, [account.account_no for account in found])
 
 
 async def read_account_by_reference(connection: Connection, ledger_no: int, reference: str) -> list[Account]:
@@ -163,23 +159,18 @@ async def read_account_by_reference(connection: Connection, ledger_no: int, refe
 
 
 async def read_entries(
-    connection: Connection, ledger_no: int, account_no: int, before: int, limit: int
-) -> list[tuple[Entry, Any, int]]:
-    """Entries newest first, each with its record's kind and booking time."""
-    rows = await connection.fetch(_ENTRY_PAGE, ledger_no, account_no, before, limit)
-    return [(entry_from_row(row), row["kind"], to_micros(row["recorded_at"])) for row in rows]
+    connection: Connection, ledger_no: int, account_no: int, span: Span
+) -> Page[tuple[Entry, Any, int]]:
+    """Entries by version, each with its record's kind and booking time."""
+    sql = _ENTRY_PAGE.format(direction="desc" if span.newest else "asc")
+    rows = await connection.fetch(sql, ledger_no, account_no, *span.within(0, END), span.limit + 1)
+    found = [(entry_from_row(row), row["kind"], to_micros(row["recorded_at"])) for row in rows]
+    return Page.of(found, span, [row["version"] for row in rows])
 
 
 async def read_journal(connection: Connection, ledger_no: int, after_seq: int, limit: int) -> list[Record]:
     """The journal from a cursor on, refusals included: what another release decides again."""
     rows = await connection.fetch(_JOURNAL_PAGE, ledger_no, after_seq, limit)
-    return await read_records(connection, ledger_no, rows)
-
-
-async def read_transactions(
-    connection: Connection, ledger_no: int, after_seq: int, limit: int, reference: str | None
-) -> list[Record]:
-    rows = await connection.fetch(_TRANSACTION_PAGE, ledger_no, after_seq, limit, reference)
     return await read_records(connection, ledger_no, rows)
 
 

@@ -7,14 +7,16 @@ from functools import partial
 from typing import Any, Final
 
 import asyncpg
+import msgspec
 
 from finflow.db.pool import acquired
 from finflow.kernel import ids
 from finflow.kernel.clock import Clock, system_clock, to_micros
 from finflow.kernel.errors import FinFlowError
-from finflow.ledger import directory, queries, store, views
+from finflow.ledger import directory, lists, queries, store, views
 from finflow.ledger.book import Account, Record
 from finflow.ledger.commands import ExpirePending, Request
+from finflow.ledger.lists import Page, Span, TransactionFilter
 from finflow.ledger.writer import LedgerWriter
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,6 @@ SWEEP_EVERY_S: Final = 1.0
 SWEEP_BATCH: Final = 1_000
 # Clocks of several machines differ: a sweep looks a day back again, which the index makes cheap.
 SWEEP_OVERLAP_US: Final = 86_400_000_000
-_ALL_VERSIONS: Final = 1 << 62
 
 
 class LedgerService:
@@ -59,6 +60,21 @@ class LedgerService:
         _check_name(name)
         async with acquired(self._pool) as connection, connection.transaction():
             return await directory.add_ledger(connection, tenant_id, name, self._clock())
+
+    async def tenants(self, span: Span) -> Page[views.TenantView]:
+        """A page of tenants in the order of their making."""
+        async with acquired(self._pool) as connection:
+            return await directory.read_tenants(connection, span)
+
+    async def tenant(self, tenant_id: str) -> views.TenantView:
+        """One tenant. Raises tenant_unknown."""
+        async with acquired(self._pool) as connection:
+            return await directory.read_tenant(connection, tenant_id)
+
+    async def ledger_page(self, span: Span) -> Page[views.LedgerView]:
+        """A page of ledgers in the order of their opening."""
+        async with acquired(self._pool) as connection:
+            return await directory.read_ledger_page(connection, span)
 
     async def ledgers(self) -> list[views.LedgerView]:
         async with acquired(self._pool) as connection:
@@ -141,12 +157,11 @@ class LedgerService:
         account, _ = await self._read_account(account_id, queries.read_account)
         return account
 
-    async def accounts(self, ledger_id: str, after: str | None, limit: int) -> list[Account]:
-        """A page of accounts in the order of their opening, after the account `after`."""
+    async def accounts(self, ledger_id: str, span: Span) -> Page[Account]:
+        """A page of accounts in the order of their opening."""
         ledger_no = await self._ledger_no(ledger_id)
-        start = 0 if after is None else _locate("acc", after, "resource_unknown").number
         async with acquired(self._pool) as connection:
-            return await queries.read_accounts(connection, ledger_no, start, min(limit, MAX_PAGE))
+            return await queries.read_accounts(connection, ledger_no, span)
 
     async def accounts_by_reference(self, ledger_id: str, external_reference: str) -> list[Account]:
         """The account with this external reference, or none."""
@@ -179,15 +194,28 @@ class LedgerService:
             raise FinFlowError("resource_unknown", f"no account {account_id}")
         return found
 
-    async def entries(self, account_id: str, before: int | None, limit: int) -> list[views.EntryView]:
-        """Entries of an account, newest first, with versions below `before`."""
-        label = await self._label(account_id)
-        place = _locate("acc", account_id, "resource_unknown")
+    async def entries(self, account_id: str, span: Span) -> Page[views.EntryView]:
+        """A page of an account's entries by version."""
+        label, place = await self._label(account_id), _locate("acc", account_id, "resource_unknown")
         async with acquired(self._pool) as connection:
-            rows = await queries.read_entries(
-                connection, *place, before or _ALL_VERSIONS, min(limit, MAX_PAGE)
-            )
-        return [views.show_entry(entry, kind, at, place.ledger_no, label) for entry, kind, at in rows]
+            rows, after = await queries.read_entries(connection, *place, span)
+        return Page(
+            [views.show_entry(entry, kind, at, place.ledger_no, label) for entry, kind, at in rows], after
+        )
+
+    async def holds(self, account_id: str, span: Span) -> Page[views.HoldView]:
+        """A page of the amounts held on an account, by version."""
+        label, place = await self._label(account_id), _locate("acc", account_id, "resource_unknown")
+        async with acquired(self._pool) as connection:
+            rows, after = await lists.read_holds(connection, *place, span)
+        return Page([views.show_hold(entry, row, place.ledger_no, label) for entry, row in rows], after)
+
+    async def changes(self, ledger_id: str, span: Span) -> Page[views.ChangeView]:
+        """A page of what was asked of a ledger's accounts and assets, refusals included."""
+        ledger_no = await self._ledger_no(ledger_id)
+        async with acquired(self._pool) as connection:
+            records, after = await lists.read_changes(connection, ledger_no, span)
+        return Page([views.show_change(record) for record in records], after)
 
     async def transaction(self, transaction_id: str) -> views.TransactionView:
         """A transaction with what became of it since."""
@@ -202,15 +230,19 @@ class LedgerService:
         return (await self._show_all(place.ledger_no, [record]))[0]
 
     async def transactions(
-        self, ledger_id: str, after_seq: int, limit: int, reference: str | None = None
-    ) -> list[views.TransactionView]:
-        """A page of accepted transactions in journal order, with what became of them since."""
+        self, ledger_id: str, wanted: TransactionFilter, span: Span, account_id: str | None = None
+    ) -> Page[views.TransactionView]:
+        """A page of accepted transactions, with what became of them since."""
         ledger_no = await self._ledger_no(ledger_id)
+        if account_id is not None:
+            await self._label(account_id)
+            place = _locate("acc", account_id, "resource_unknown")
+            if place.ledger_no != ledger_no:
+                raise FinFlowError("resource_unknown", f"no account {account_id} on this ledger")
+            wanted = msgspec.structs.replace(wanted, account_no=place.number)
         async with acquired(self._pool) as connection:
-            records = await queries.read_transactions(
-                connection, ledger_no, after_seq, min(limit, MAX_PAGE), reference
-            )
-        return await self._show_all(ledger_no, records)
+            records, after = await lists.read_transactions(connection, ledger_no, wanted, span)
+        return Page(await self._show_all(ledger_no, records), after)
 
     async def journal(self, ledger_id: str, after_seq: int, limit: int) -> list[Record]:
         """The journal from a cursor on, refusals included."""

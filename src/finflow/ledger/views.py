@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from finflow.kernel import ids, money
-from finflow.kernel.clock import to_datetime
+from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger.book import Account, Entry, Record, RecordKind
 from finflow.ledger.commands import Direction, PostTransaction
 
@@ -78,6 +78,35 @@ class EntryView(msgspec.Struct, frozen=True):
     available: str
     effective_at: datetime
     recorded_at: datetime
+
+
+class HoldView(msgspec.Struct, frozen=True):
+    """An amount that a pending transaction holds on an account, until it is resolved or `expires_at`."""
+
+    transaction_id: str
+    version: int
+    seq: int
+    direction: Direction
+    amount: str
+    currency: str
+    reference: str | None
+    recorded_at: datetime
+    expires_at: datetime | None
+
+
+class ChangeView(msgspec.Struct, frozen=True):
+    """What somebody asked of an account or an asset: who, when, what exactly, and what came of it."""
+
+    seq: int
+    recorded_at: datetime
+    caller: str
+    idempotency_key: str
+    kind: str
+    account_id: str | None
+    outcome: Literal["done", "refused"]
+    code: str | None
+    param: str | None
+    requested: dict[str, Any]
 
 
 class LineView(msgspec.Struct, frozen=True):
@@ -218,6 +247,28 @@ def _show_line(entry: Entry, kind: RecordKind, label: Label) -> LineView:
     return LineView(
         label.account_id, "debit" if signed > 0 else "credit", money.to_text(abs(signed), label.exponent),
         label.currency, entry.version, money.to_text(_balance(entry, label), label.exponent),
+    )  # fmt: skip
+
+
+def show_hold(entry: Entry, row: Mapping[str, Any], ledger_no: int, label: Label) -> HoldView:
+    """A pending entry with its journal row's times and reference."""
+    recorded_at = to_micros(row["recorded_at"])
+    return HoldView(
+        ids.mint("txn", recorded_at, ledger_no, entry.seq), entry.version, entry.seq,
+        "debit" if entry.held > 0 else "credit", money.to_text(abs(entry.held), label.exponent),
+        label.currency, row["reference"], row["recorded_at"], row["expires_at"],
+    )  # fmt: skip
+
+
+def show_change(record: Record) -> ChangeView:
+    account_id = getattr(record.command, "account_id", None)
+    if account_id is None and record.account is not None:
+        account_id = record.account.account_id
+    requested = msgspec.to_builtins(record.command)
+    del requested["type"]
+    return ChangeView(
+        record.seq, to_datetime(record.recorded_at), record.caller, record.key, record.kind, account_id,
+        "done" if record.code is None else "refused", record.code, record.param, requested,
     )  # fmt: skip
 
 

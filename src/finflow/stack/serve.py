@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces, Loops
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from finflow.stack.enter import die_with_parent
@@ -20,6 +21,8 @@ _BACKLOG: Final = 4096
 # Requests that one worker works at; further ones wait in the backlog.
 _BACKPRESSURE: Final = 1024
 _STOP_TIMEOUT_S: Final = 20
+# Whoever has not sent the headers by then is hung up on; bodies are under the request's deadline.
+_HEADERS_TIMEOUT_MS: Final = 10_000
 
 
 def load(target: str) -> Any:
@@ -38,6 +41,7 @@ def main(target: str, host: str, port: str) -> None:
         interface=Interfaces.ASGI,
         loop=Loops.uvloop,
         http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=_HEADERS_TIMEOUT_MS),
         websockets=False,
         workers=1,
         backlog=_BACKLOG,

@@ -1,0 +1,232 @@
+"""The client against the real API: its worker processes, over real sockets, on a database of its own."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+
+from finflow.app import Config, running
+from finflow.client import model, service
+from finflow.client.model import AccountChange, Leg, NewAccount, NewTransaction, TransactionFilter
+from finflow.client.service import Client
+from finflow.client.transport import Reply, Request, Transport
+from finflow.kernel.errors import FinFlowError
+from finflow.ledger import views
+from oracles.lossy import LossyProxy
+
+# What a person's browser or a probe asks for, and no program that moves money.
+_NOT_OURS = {"GET /healthz", "GET /readyz"}
+
+
+@pytest.fixture
+async def url(database_url: str, tmp_path: Path) -> AsyncIterator[str]:
+    flags = {"database_url": database_url, "data": str(tmp_path / "data"), "workers": 1, "log_level": "error"}
+    async with running(Config.load(flags, {})) as stack:
+        yield stack.url
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Method and path of every request that a client sends in this test."""
+    seen: list[str] = []
+    send = Transport.send
+
+    async def noted(self: Transport, request: Request) -> Reply:
+        seen.append(f"{request.method} {request.path}")
+        return await send(self, request)
+
+    monkeypatch.setattr(Transport, "send", noted)
+    return seen
+
+
+def transfer(debit: str, credit: str, amount: str, **fields: object) -> NewTransaction:
+    legs = (Leg(debit, "debit", amount, "SGD"), Leg(credit, "credit", amount, "SGD"))
+    return msgspec.structs.replace(NewTransaction(entries=legs), **fields)
+
+
+def code(caught: pytest.ExceptionInfo[FinFlowError]) -> tuple[str, str | None]:
+    return caught.value.kind.code, caught.value.param
+
+
+async def test_every_route_has_a_method_and_every_answer_its_shape(url: str, asked: list[str]) -> None:
+    async with Client(url) as api:
+        tenant = await api.create_tenant("Bank")
+        assert await api.tenant(tenant.tenant_id) == tenant
+        assert tenant in [each async for each in api.tenants()]
+        ledger = await api.create_ledger(tenant.tenant_id, "Retail")
+        assert await api.ledger(ledger.ledger_id) == ledger
+        assert ledger in await api.ledgers()
+        assert (await api.declare_asset(ledger.ledger_id, "POINTS", 3)).exponent == 3
+        await accounts(api, ledger.ledger_id)
+        await transactions(api, ledger.ledger_id)
+        books = await api.trial_balance(ledger.ledger_id)
+        assert books.balanced
+        changes = [each async for each in api.changes(ledger.ledger_id, order="oldest", page_size=3)]
+        assert changes[0].requested == {"code": "POINTS", "exponent": 3}
+        assert {each.outcome for each in changes} == {"done", "refused"}
+    assert await undone(url, asked) == set()
+
+
+async def accounts(api: Client, ledger_id: str) -> None:
+    new = NewAccount(ledger_id, "SGD", "liability", "alice", "10", {"branch": "1"}, "1000")
+    alice = await api.open_account(new)
+    assert (alice.overdraft_limit, alice.upper_limit, alice.normal_side) == ("10.00", "1000.00", "credit")
+    assert alice.etag
+    assert await api.account(alice.account_id) == alice
+    assert await api.find_account(ledger_id, "alice") == msgspec.structs.replace(alice, etag=None)
+    assert await api.find_account(ledger_id, "nobody") is None
+    assert (await api.ensure_account(new)).account_id == alice.account_id
+    change = AccountChange(overdraft_limit=None, metadata={"branch": "2"})
+    changed = await api.change_account(alice.account_id, change)
+    assert (changed.overdraft_limit, changed.upper_limit) == (None, "1000.00")
+    assert changed.metadata == {"branch": "2"}
+    with pytest.raises(FinFlowError, match="precondition_failed"):
+        await api.change_account(alice.account_id, AccountChange(upper_limit=None), if_match=alice.etag)
+    assert changed.etag
+    await api.change_account(alice.account_id, AccountChange(upper_limit=None), if_match=changed.etag)
+    assert (await api.freeze_account(alice.account_id)).status == "frozen"
+    assert (await api.unfreeze_account(alice.account_id)).status == "open"
+    assert (await api.close_account(alice.account_id)).status == "closed"
+    made = [await api.open_account(NewAccount(ledger_id, "SGD", "asset")) for _ in range(4)]
+    listed = [account.account_id async for account in api.accounts(ledger_id, page_size=2)]
+    assert listed == [alice.account_id, *(account.account_id for account in made)]
+
+
+async def transactions(api: Client, ledger_id: str) -> None:
+    cash = (await api.open_account(NewAccount(ledger_id, "SGD", "asset", None, None))).account_id
+    alice = (await api.open_account(NewAccount(ledger_id, "SGD", "liability", None, "50"))).account_id
+    deposit = await api.post(ledger_id, transfer(cash, alice, "100", reference="d-1", description="In"))
+    assert (deposit.kind, deposit.reference, deposit.entries[1].balance) == ("post", "d-1", "100.00")
+    hold = await api.post(ledger_id, transfer(alice, cash, "30", pending=True, timeout_s=600))
+    assert hold.expires_at is not None
+    assert (hold.expires_at - hold.recorded_at).total_seconds() == 600
+    [held] = [each async for each in api.holds(alice)]
+    assert (held.transaction_id, held.amount) == (hold.transaction_id, "30.00")
+    with pytest.raises(FinFlowError, match="not_expired"):
+        await api.expire(hold.transaction_id)
+    captured = await api.capture(hold.transaction_id, "20", description="Taken")
+    assert (captured.pending_id, captured.entries[0].amount) == (hold.transaction_id, "20.00")
+    other = await api.post(ledger_id, transfer(alice, cash, "5", pending=True))
+    assert (await api.void(other.transaction_id)).status == "voided"
+    back = await api.reverse(deposit.transaction_id, effective_at="2026-01-01T00:00:00Z", key="back")
+    again = await api.reverse(deposit.transaction_id, effective_at="2026-01-01T00:00:00Z", key="back")
+    assert (back.reverses_id, again.replayed) == (deposit.transaction_id, True)
+    assert msgspec.structs.replace(again, replayed=False) == back
+    read = await api.transaction(deposit.transaction_id)
+    assert (read.status, read.resolved_by_id) == ("reversed", back.transaction_id)
+    assert (await api.balance(alice)).balance == "-20.00"
+    assert (await api.balance(alice, at_seq=deposit.seq)).balance == "100.00"
+    assert (await api.balance(alice, as_of=deposit.recorded_at)).balance == "100.00"
+    assert (await api.balance(alice, effective_at="2025-12-31T00:00:00Z")).balance == "0.00"
+    versions = [entry.version async for entry in api.entries(alice, page_size=2)]
+    assert versions == [6, 5, 4, 3, 2, 1]
+    oldest = [entry.version async for entry in api.entries(alice, order="oldest", page_size=4)]
+    assert oldest == versions[::-1]
+    booked = [each.transaction_id async for each in api.transactions(ledger_id, page_size=2)]
+    assert booked[0] == deposit.transaction_id
+    assert len(booked) == len(set(booked)) == 6
+    found = [each async for each in api.transactions(ledger_id, TransactionFilter(reference="d-1"))]
+    assert [each.transaction_id for each in found] == [deposit.transaction_id]
+    which = TransactionFilter(account_id=alice, kind="hold", recorded_from=hold.recorded_at, order="newest")
+    found = [each async for each in api.transactions(ledger_id, which, page_size=1)]
+    assert [each.transaction_id for each in found] == [other.transaction_id, hold.transaction_id]
+    await batches(api, ledger_id, cash, alice)
+
+
+async def batches(api: Client, ledger_id: str, cash: str, alice: str) -> None:
+    members = [transfer(cash, alice, "1"), transfer(alice, cash, "500"), transfer(cash, alice, "2")]
+    results = await api.post_batch(ledger_id, members, key="evening")
+    assert [result.code for result in results] == [None, "exceeds_available", None]
+    assert [result.idempotency_key for result in results] == ["evening:0", "evening:1", "evening:2"]
+    again = await api.post_batch(ledger_id, members, key="evening")
+    assert all(result.replayed for result in again)
+    grouped = await api.post_batch(ledger_id, members, atomic=True)
+    assert [result.code for result in grouped] == ["group_refused", "exceeds_available", "group_refused"]
+
+
+async def undone(url: str, asked: list[str]) -> set[str]:
+    """The operations of the document that nobody asked for."""
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/openapi.json") as answer:
+        paths = (await answer.json())["paths"]
+    operations = {
+        f"{method.upper()} {path}" for path, item in paths.items() for method in item if method != "head"
+    }
+    done = {each for each in operations if any(_matches(each, request) for request in asked)}
+    return operations - done - _NOT_OURS
+
+
+def _matches(operation: str, request: str) -> bool:
+    pattern = re.sub(r"\\\{\w+\\\}", "[^/:]+", re.escape(operation))
+    return re.fullmatch(pattern, request) is not None
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_money_moves_once_however_many_answers_get_lost(url: str, seed: int) -> None:
+    async with Client(url) as api:
+        tenant = await api.create_tenant("Bank")
+        ledger_id = (await api.create_ledger(tenant.tenant_id, "Retail")).ledger_id
+        cash = (await api.open_account(NewAccount(ledger_id, "SGD", "asset", None, None))).account_id
+        alice = (await api.open_account(NewAccount(ledger_id, "SGD", "liability"))).account_id
+        proxy = LossyProxy(url, seed)
+        async with proxy.running() as lossy_url, Client(lossy_url, max_connections=4) as careful:
+            sending = (careful.post(ledger_id, transfer(cash, alice, "1")) for _ in range(60))
+            posted = await asyncio.gather(*sending)
+            hold = await careful.post(ledger_id, transfer(cash, alice, "5", pending=True))
+            await careful.capture(hold.transaction_id, "2")
+            balance = await careful.balance(alice)
+        assert min(proxy.lost[loss] for loss in ("request", "answer", "half an answer")) > 0
+        assert any(each.replayed for each in posted)
+        assert len({each.transaction_id for each in posted}) == 60
+        assert balance.balance == (await api.balance(alice)).balance == "62.00"
+
+
+async def test_refusals_have_the_server_s_code_and_place(url: str) -> None:
+    async with Client(url) as api:
+        tenant = await api.create_tenant("Bank")
+        ledger_id = (await api.create_ledger(tenant.tenant_id, "Retail")).ledger_id
+        alice = (await api.open_account(NewAccount(ledger_id, "SGD", "liability"))).account_id
+        cash = (await api.open_account(NewAccount(ledger_id, "SGD", "asset", None, None))).account_id
+        with pytest.raises(FinFlowError) as caught:
+            await api.post(ledger_id, transfer(alice, cash, "1"))
+        assert code(caught) == ("exceeds_available", "entries[0]")
+        with pytest.raises(FinFlowError) as caught:
+            await api.account("acc_x")
+        assert code(caught) == ("resource_unknown", None)
+        with pytest.raises(FinFlowError) as caught:
+            [_ async for _ in api.entries(alice, page_size=1001)]
+        assert code(caught) == ("request_malformed", "limit")
+        await api.close_account(alice)
+        with pytest.raises(FinFlowError) as caught:
+            await api.unfreeze_account(alice)
+        assert caught.value.kind.code == "account_closed"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (model.Tenant, views.TenantView),
+        (model.Ledger, views.LedgerView),
+        (model.Account, views.AccountView),
+        (model.Balance, views.BalanceView),
+        (model.Entry, views.EntryView),
+        (model.Line, views.LineView),
+        (model.Hold, views.HoldView),
+        (model.Change, views.ChangeView),
+        (model.Transaction, views.TransactionView),
+        (model.CurrencyTotal, views.CurrencyTotals),
+        (model.TrialBalance, views.TrialBalanceView),
+    ],
+)
+def test_the_client_s_shapes_have_every_field_that_is_sent(
+    ours: type[msgspec.Struct], theirs: type[msgspec.Struct]
+) -> None:
+    # These two come from headers.
+    assert set(ours.__struct_fields__) - {"replayed", "etag"} == set(theirs.__struct_fields__)
+
+
+def test_a_page_is_as_large_as_the_interface_lets_it() -> None:
+    assert service.PAGE == 1000
