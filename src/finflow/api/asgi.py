@@ -15,6 +15,7 @@ from litestar.datastructures import State
 
 from finflow.api import accounts, batches, docs_page, health, ledgers, openapi, state, transactions
 from finflow.api.decoding import BATCH_BODY_LIMIT
+from finflow.api.direct import table
 from finflow.api.envelope import DEADLINE_S, Envelope
 from finflow.api.problems import on_error
 from finflow.api.state import Services
@@ -74,7 +75,7 @@ def build(open_services: OpenServices, deadline_s: float = DEADLINE_S) -> Envelo
         state=State({"handlers": HANDLERS}),
         request_max_body_size=BATCH_BODY_LIMIT,
     )
-    return Envelope(app, deadline_s)
+    return Envelope(app, deadline_s, table(app, HANDLERS))
 
 
 def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:

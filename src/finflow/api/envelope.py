@@ -9,6 +9,7 @@ import secrets
 from typing import Any, Final
 
 from finflow.api.deadlines import Deadlines
+from finflow.api.direct import Table
 from finflow.api.methods import options
 from finflow.api.problems import problem
 from finflow.kernel.errors import FinFlowError
@@ -23,8 +24,9 @@ _SANE: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 class Envelope:
     """ASGI around the application: X-Request-Id in, or made; X-Request-Id out; `deadline_s` for all of it."""
 
-    def __init__(self, app: Any, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(self, app: Any, deadline_s: float = DEADLINE_S, direct: Table | None = None) -> None:
         self._app = app
+        self._direct = direct or {}
         self._deadlines = Deadlines(deadline_s)
         # Unique among processes by its random head, among requests by its count; it is no secret.
         self._head = f"req_{secrets.token_hex(8)}"
@@ -52,7 +54,9 @@ class Envelope:
 
         task = self._deadlines.enter()
         try:
-            app = options(self._app, scope["path"]) if method == "OPTIONS" else self._app
+            app = self._direct.get((scope.get("method"), scope.get("path")), self._app)
+            if method == "OPTIONS":
+                app = options(self._app, scope["path"])
             await app(scope, receive, send_with_id)
         except FinFlowError as error:
             await problem(error, request_id)(scope, receive, send_with_id)

@@ -44,10 +44,14 @@ class Account(msgspec.Struct, gc=False):
     pending_debits: int = 0
     pending_credits: int = 0
     effective_max: int = NO_VALUE_DATE
+    known_id: str = ""
 
     @property
     def account_id(self) -> str:
-        return ids.mint("acc", self.created_at, self.ledger_no, self.account_no)
+        # It never changes and is asked for often: minted once.
+        if not self.known_id:
+            self.known_id = ids.mint("acc", self.created_at, self.ledger_no, self.account_no)
+        return self.known_id
 
     @property
     def settings_tag(self) -> str:
