@@ -188,24 +188,59 @@ create trigger entries_are_immutable before update or delete or truncate on entr
     for each statement execute function history_is_immutable();
 alter table entries enable always trigger entries_are_immutable;
 
--- As-of questions: versions and sequence numbers are dense and times never fall along them, so twenty
--- probes of a primary key find the place among a million rows.
+-- As-of questions: versions and sequence numbers are dense and what is asked for never falls along them, so
+-- the place is found by probing the primary key. Every other probe interpolates (history is even enough that
+-- a few probes find it among millions), the ones between halve, so that twice log2(n) bounds the worst.
+-- A search keeps value(low) <= upto < value(high); nothing asked for later than the newest needs a search.
+create function probe_at(low bigint, high bigint, share double precision, step integer) returns bigint
+    language sql immutable parallel safe as $$
+    select greatest(low + 1, least(high - 1, low + case
+        when step % 2 = 1 then (high - low) / 2
+        else ((high - low) * share)::bigint
+    end))
+$$;
+
+-- Where a moment lies between two others: 0 at the first, 1 at the second; between equals, nowhere, so 0.
+create function share_of(wanted float8, low_at timestamptz, high_at timestamptz) returns float8
+    language sql immutable parallel safe as $$
+    select case when high_at > low_at
+        then (wanted - extract(epoch from low_at)::float8)
+             / (extract(epoch from high_at)::float8 - extract(epoch from low_at)::float8)
+        else 0 end
+$$;
+
 create function version_at_seq(ledger integer, account integer, upto bigint) returns bigint
     language plpgsql stable as $$
 declare
-    low bigint := 0;
-    high bigint := coalesce((select version from entries where ledger_no = ledger and account_no = account
-                              order by version desc limit 1), 0);
+    low bigint := 1;
+    low_seq bigint;
+    high bigint;
+    high_seq bigint;
     middle bigint;
+    middle_seq bigint;
+    step integer := 0;
 begin
-    while low < high loop
-        middle := (low + high + 1) / 2;
-        if (select seq from entries
-             where ledger_no = ledger and account_no = account and version = middle) <= upto then
+    select version, seq into high, high_seq from entries
+     where ledger_no = ledger and account_no = account order by version desc limit 1;
+    if high is null or high_seq <= upto then
+        return coalesce(high, 0);
+    end if;
+    select seq into low_seq from entries where ledger_no = ledger and account_no = account and version = 1;
+    if low_seq > upto then
+        return 0;
+    end if;
+    while high - low > 1 loop
+        middle := probe_at(low, high, (upto - low_seq)::float8 / (high_seq - low_seq), step);
+        select seq into middle_seq from entries
+         where ledger_no = ledger and account_no = account and version = middle;
+        if middle_seq <= upto then
             low := middle;
+            low_seq := middle_seq;
         else
-            high := middle - 1;
+            high := middle;
+            high_seq := middle_seq;
         end if;
+        step := step + 1;
     end loop;
     return low;
 end;
@@ -214,19 +249,37 @@ $$;
 create function version_at_value_date(ledger integer, account integer, upto timestamptz) returns bigint
     language plpgsql stable as $$
 declare
-    low bigint := 0;
-    high bigint := coalesce((select version from entries where ledger_no = ledger and account_no = account
-                              order by version desc limit 1), 0);
+    wanted float8 := extract(epoch from upto);
+    low bigint := 1;
+    low_at timestamptz;
+    high bigint;
+    high_at timestamptz;
     middle bigint;
+    middle_at timestamptz;
+    step integer := 0;
 begin
-    while low < high loop
-        middle := (low + high + 1) / 2;
-        if (select effective_max from entries
-             where ledger_no = ledger and account_no = account and version = middle) <= upto then
+    select version, effective_max into high, high_at from entries
+     where ledger_no = ledger and account_no = account order by version desc limit 1;
+    if high is null or high_at <= upto then
+        return coalesce(high, 0);
+    end if;
+    select effective_max into low_at from entries
+     where ledger_no = ledger and account_no = account and version = 1;
+    if low_at > upto then
+        return 0;
+    end if;
+    while high - low > 1 loop
+        middle := probe_at(low, high, share_of(wanted, low_at, high_at), step);
+        select effective_max into middle_at from entries
+         where ledger_no = ledger and account_no = account and version = middle;
+        if middle_at <= upto then
             low := middle;
+            low_at := middle_at;
         else
-            high := middle - 1;
+            high := middle;
+            high_at := middle_at;
         end if;
+        step := step + 1;
     end loop;
     return low;
 end;
@@ -235,17 +288,34 @@ $$;
 create function seq_at_time(ledger integer, upto timestamptz) returns bigint
     language plpgsql stable as $$
 declare
-    low bigint := 0;
-    high bigint := coalesce((select seq from journal where ledger_no = ledger order by seq desc limit 1), 0);
+    wanted float8 := extract(epoch from upto);
+    low bigint := 1;
+    low_at timestamptz;
+    high bigint;
+    high_at timestamptz;
     middle bigint;
+    middle_at timestamptz;
+    step integer := 0;
 begin
-    while low < high loop
-        middle := (low + high + 1) / 2;
-        if (select recorded_at from journal where ledger_no = ledger and seq = middle) <= upto then
+    select seq, recorded_at into high, high_at from journal where ledger_no = ledger order by seq desc limit 1;
+    if high is null or high_at <= upto then
+        return coalesce(high, 0);
+    end if;
+    select recorded_at into low_at from journal where ledger_no = ledger and seq = 1;
+    if low_at > upto then
+        return 0;
+    end if;
+    while high - low > 1 loop
+        middle := probe_at(low, high, share_of(wanted, low_at, high_at), step);
+        select recorded_at into middle_at from journal where ledger_no = ledger and seq = middle;
+        if middle_at <= upto then
             low := middle;
+            low_at := middle_at;
         else
-            high := middle - 1;
+            high := middle;
+            high_at := middle_at;
         end if;
+        step := step + 1;
     end loop;
     return low;
 end;
