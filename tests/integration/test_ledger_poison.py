@@ -65,7 +65,7 @@ async def test_a_nul_in_a_text(database_url: str, place: str) -> None:
             "external_reference": c.OpenAccount("SGD", "asset", external_reference="a\0b"),
             "asset": c.DeclareAsset("A\0", 2),
         }[place]
-        await harmless(one, command)
+        assert await harmless(one, command) == ["text_malformed"]
 
 
 async def test_a_nul_in_what_is_kept_as_json(database_url: str) -> None:
