@@ -57,6 +57,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
         "python": platform.python_version(),
+        "interpreter": sys.version,
         "kernel": platform.release(),
         "load_1m": os.getloadavg()[0],
     }
