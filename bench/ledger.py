@@ -26,7 +26,7 @@ import asyncpg
 import uvloop
 
 from bench.ground import durable_database, median, pool_of, report
-from finflow.ledger import model, store
+from finflow.ledger import model, save, store
 from finflow.ledger.book import Book, Head
 from finflow.ledger.commands import EntryLine, OpenAccount, PostTransaction, Request
 from finflow.ledger.service import LedgerService
@@ -110,15 +110,15 @@ class CopyLimit:
         for packed, head in batches:
             async with self._connection.transaction():
                 await store.advance_head(self._connection, self._ledger_no, head, head.seq - size)
-                await store.write(self._connection, self._ledger_no, packed)
+                await save.write(self._connection, self._ledger_no, packed)
         return len(batches) * size / (time.perf_counter() - started)
 
-    def _pack(self, requests: list[Request]) -> tuple[list[store.Packed], Head]:
+    def _pack(self, requests: list[Request]) -> tuple[list[save.Packed], Head]:
         at = max(time.time_ns() // 1000, self._book.recorded_at)
         records = list(model.decide(self._book, requests, at))
         assert all(record.code is None for record in records)
         self._book.settle()
-        return store.pack(self._ledger_no, records), self._book.head
+        return save.pack(self._ledger_no, records), self._book.head
 
 
 async def copy_limit(

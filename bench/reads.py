@@ -28,7 +28,7 @@ import uvloop
 from bench.ground import pool_of, quantile, report
 from bench.ledger import make_ledger
 from finflow.kernel import ids
-from finflow.ledger import model, store
+from finflow.ledger import model, save, store
 from finflow.ledger.book import Book
 from finflow.ledger.commands import EntryLine, PostTransaction, Request
 from finflow.ledger.service import LedgerService
@@ -69,7 +69,7 @@ async def lay_history(
             book.settle()
             async with connection.transaction():
                 await store.advance_head(connection, place.ledger_no, book.head, before)
-                await store.write(connection, place.ledger_no, store.pack(place.ledger_no, records))
+                await save.write(connection, place.ledger_no, save.pack(place.ledger_no, records))
         await connection.execute("vacuum (analyze) entries")
         await connection.execute("vacuum (analyze) journal")
     return {"first_at": start, "last_at": book.recorded_at, "last_seq": book.seq}

@@ -1,16 +1,43 @@
-"""A proxy before PostgreSQL's socket that cuts the connection at a COMMIT, before or after it got there."""
+"""A proxy before PostgreSQL's socket that cuts the connection at a commit, before or after it got there.
+
+A commit is the word COMMIT, or the statement that writes a few records outside a transaction.
+"""
 
 import asyncio
 import contextlib
+import re
 from pathlib import Path
 from typing import Literal
 
 SOCKET = ".s.PGSQL.5432"
 Where = Literal["before", "after"]
+AT_ONCE = re.compile(rb"(__asyncpg_stmt_\w+__)\x00\s*with moved as")
+IDLE = b"Z\x00\x00\x00\x05I"
+
+
+class Talk:
+    """What a connection's bytes say so far: whether a transaction is open, and which statement commits."""
+
+    def __init__(self) -> None:
+        self._open = False
+        self._name: bytes | None = None
+
+    def commits(self, data: bytes) -> bool:
+        """Whether these bytes ask the server to commit what it was told to write."""
+        if found := AT_ONCE.search(data):
+            self._name = found[1]
+        # asyncpg sends these as simple queries of their own, after everything before was answered.
+        if b"BEGIN;" in data:
+            self._open = True
+        elif b"ROLLBACK;" in data or b"COMMIT;" in data:
+            self._open = False
+            return b"COMMIT;" in data
+        bound = self._name is not None and re.search(rb"B....\x00" + self._name + rb"\x00", data, re.DOTALL)
+        return bool(bound) and not self._open
 
 
 class Proxy:
-    """Forwards every connection; `cut` says what happens to the next COMMITs. Counts what it cut."""
+    """Forwards every connection; `cut` says what happens to the next commits. Counts what it cut."""
 
     def __init__(self, server: Path, folder: Path) -> None:
         self._server = server / SOCKET
@@ -51,9 +78,9 @@ class Proxy:
         self, client_in: asyncio.StreamReader, server_out: asyncio.StreamWriter,
         answers: "asyncio.Task[None]", server_in: asyncio.StreamReader,
     ) -> None:  # fmt: skip
+        talk = Talk()
         while data := await client_in.read(65536):
-            # asyncpg sends COMMIT as a simple query of its own, after everything before was answered.
-            if self._cuts and b"COMMIT;" in data:
+            if talk.commits(data) and self._cuts:
                 where = self._cuts.pop(0)
                 self.cut_count += 1
                 if where == "after":
@@ -62,7 +89,10 @@ class Proxy:
                     server_out.write(data)
                     await server_out.drain()
                     # The answer is the proof that the commit is done; nobody else will ever see it.
-                    assert b"COMMIT" in await server_in.read(65536)
+                    answer = b""
+                    while not answer.endswith(IDLE):
+                        answer += await server_in.read(65536)
+                    assert b"COMMIT" in answer or b"SELECT 1" in answer
                 return
             server_out.write(data)
             await server_out.drain()

@@ -1,11 +1,12 @@
 """What waits to be written: jobs of callers, and the batch that one database transaction makes of them."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from finflow.ledger.book import Head, Record
 from finflow.ledger.commands import MOVES_MONEY, Request
-from finflow.ledger.store import Packed
+from finflow.ledger.save import Decided
 
 # Commands decided between two looks at the event loop: about a millisecond.
 SLICE: Final = 128
@@ -18,11 +19,38 @@ class Job(NamedTuple):
     atomic: bool
     reply: "asyncio.Future[list[Record]]"
 
+    @property
+    def whole(self) -> bool:
+        """Whether its requests are decided at one go, by themselves: a group, or a job that repeats a key."""
+        count = len(self.requests)
+        return self.atomic or (count > 1 and len({request.key for request in self.requests}) < count)
+
+
+class Run(NamedTuple):
+    """Requests that are decided together: of one job, or of a few small ones that came at the same time."""
+
+    requests: list[Request]
+    atomic: bool
+    whole: bool
+
     def slices(self) -> list[list[Request]]:
-        """Parts that are decided at one go: all of a group, all of a job that repeats a key, else a few."""
-        if self.atomic or len({request.key for request in self.requests}) < len(self.requests):
+        """Parts that are decided at one go."""
+        if self.whole:
             return [self.requests]
         return [self.requests[i : i + SLICE] for i in range(0, len(self.requests), SLICE)]
+
+
+def next_run(jobs: Sequence[Job], start: int) -> tuple[Run, int]:
+    """What is decided next of the jobs from `start` on, and how many jobs that is: at least one."""
+    first = jobs[start]
+    requests, end, whole = list(first.requests), start + 1, first.whole
+    while not whole and end < len(jobs):
+        job = jobs[end]
+        if len(requests) + len(job.requests) > SLICE or job.whole:
+            break
+        requests += job.requests
+        end += 1
+    return Run(requests, first.atomic, whole), end - start
 
 
 class Batch:
@@ -35,14 +63,16 @@ class Batch:
         self.money_only = True
         self.has_head = False
         self.committing = False
+        # Whether decisions were made on the book that are not written: it is not what its `seq` says.
+        self.on_book = False
         self.restart(-1, 0)
 
     def restart(self, epoch: int, base_seq: int) -> None:
         """Nothing is decided yet; what will be starts from `base_seq`."""
         self.epoch = epoch
         self.base_seq = base_seq
-        self.replies: list[list[Record]] = []
-        self.packed: list[Packed] = []
+        self.decided_jobs = 0
+        self.decided = Decided()
         self.head: Head | None = None
 
     def add(self, job: Job) -> None:
@@ -56,20 +86,22 @@ class Batch:
         """The jobs of a batch that nobody has begun to write become jobs of this one."""
         for job in other.jobs:
             self.add(job)
-        # A trace that decisions were made on the book and are void: it must be read anew.
-        self.packed += other.packed
-        other.jobs, other.size = [], 0
+        self.on_book = self.on_book or other.on_book
+        other.jobs, other.size, other.on_book = [], 0, False
         other.restart(-1, 0)
 
     def requests(self) -> list[Request]:
         """All requests in the order in which they are decided."""
         return [request for job in self.jobs for request in job.requests]
 
-    def succeed(self, replies: list[list[Record]]) -> None:
-        """Every job gets its own records."""
-        for job, reply in zip(self.jobs, replies, strict=True):
+    def succeed(self, records: list[Record]) -> None:
+        """Every job gets its own records: they stand in the order of the requests."""
+        start = 0
+        for job in self.jobs:
+            end = start + len(job.requests)
             if not job.reply.done():
-                job.reply.set_result(reply)
+                job.reply.set_result(records[start:end])
+            start = end
 
     def fail(self, error: Exception) -> None:
         """Every job gets the same error."""

@@ -87,10 +87,15 @@ def _legs(record: Record) -> bytes:
     if len(entries) == 2:
         first, second = entries
         return _pack_two_legs(24, first.account_no, first.version, second.account_no, second.version)
+    legs = legs_of(record)
+    return _NULL if legs is None else _pack_length(len(legs)) + legs
+
+
+def legs_of(record: Record) -> bytes | None:
+    """A journal row's `legs`: what `read_legs` reads."""
     if record.account is not None:
-        return _pack_length(12) + _pack_leg(record.account.account_no, 0)
-    legs = b"".join([_pack_leg(entry.account_no, entry.version) for entry in entries])
-    return _pack_length(len(legs)) + legs if legs else _NULL
+        return _pack_leg(record.account.account_no, 0)
+    return b"".join([_pack_leg(entry.account_no, entry.version) for entry in record.entries]) or None
 
 
 _NULLS: Final = _NULL * 4

@@ -15,11 +15,12 @@ import asyncpg
 from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import model, store
-from finflow.ledger.batch import Batch, Job
+from finflow.ledger.batch import Batch, Run, next_run
 from finflow.ledger.book import Account, Book, Head, Record
 from finflow.ledger.commands import Request
 from finflow.ledger.loader import load, needs
 from finflow.ledger.replay import answer, unjournaled
+from finflow.ledger.save import Decided
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +63,11 @@ class Decider:
         if batch.epoch != self.epoch:
             batch.restart(self.epoch, self._book.seq)
         try:
-            while len(batch.replies) < len(batch.jobs):
-                if not await self._decide_job(batch, batch.jobs[len(batch.replies)]):
+            while batch.decided_jobs < len(batch.jobs):
+                run, jobs = next_run(batch.jobs, batch.decided_jobs)
+                if not await self._decide_run(batch, run):
                     return
+                batch.decided_jobs += jobs
         except Exception as error:
             # The write decides it again under the lock, and says there what is wrong.
             log.warning("batch was not decided ahead", extra={"error": repr(error)})
@@ -76,21 +79,20 @@ class Decider:
         """Whether a batch's decisions stand: the book is still the one they were made on."""
         return batch.epoch == self.epoch and not self._under_lock
 
-    async def _decide_job(self, batch: Batch, job: Job) -> bool:
-        wanted = needs(self._book, job.requests)
+    async def _decide_run(self, batch: Batch, run: Run) -> bool:
+        wanted = needs(self._book, run.requests)
         if wanted:
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                 found = await load(connection, self._ledger_no, wanted)
             if not self.stands(batch):
                 return False
             found.add_to(self._book)
-        reply: list[Record] = []
-        for requests in job.slices():
-            reply += self._decide_slice(requests, job.atomic, {}, batch.packed)
+        batch.on_book = True
+        for requests in run.slices():
+            self._decide_slice(requests, run.atomic, {}, batch.decided)
             await asyncio.sleep(0)
             if not self.stands(batch):
                 return False
-        batch.replies.append(reply)
         return True
 
     # --- under the lock ----------------------------------------------------------------------------
@@ -101,8 +103,8 @@ class Decider:
         batch: Batch,
         look_up: bool,
         top_up: Callable[[Batch], None],
-    ) -> tuple[list[store.Packed], list[list[Record]], Head, Head]:
-        """Lock the head, bring the book up to it, decide: what to write, the replies, head before and after.
+    ) -> tuple[Decided, Head, Head]:
+        """Lock the head, bring the book up to it, decide: what was decided, the head before and after.
 
         `look_up` answers requests whose key the journal has from there; `top_up` may add jobs once the lock
         is held. Until `confirm` or `forget`, nothing is decided ahead. Raises ledger_unknown.
@@ -119,9 +121,14 @@ class Decider:
         wanted = needs(self._book, batch.requests())
         if wanted:
             (await load(connection, self._ledger_no, wanted)).add_to(self._book)
-        packed: list[store.Packed] = []
-        replies = [await self._decide_whole(job, known, packed) for job in batch.jobs]
-        return packed, replies, head, self._book.head
+        decided, start = Decided(), 0
+        while start < len(batch.jobs):
+            run, jobs = next_run(batch.jobs, start)
+            for requests in run.slices():
+                self._decide_slice(requests, run.atomic, known, decided)
+                await asyncio.sleep(0)
+            start += jobs
+        return decided, head, self._book.head
 
     async def _known(self, connection: store.Connection, batch: Batch, look_up: bool) -> dict[str, Record]:
         keys = [request.key for request in batch.requests()] if look_up else []
@@ -131,20 +138,11 @@ class Decider:
         """Make the book exact at the head: forget what others changed, or everything where that is less."""
         behind = head.seq - self._book.seq
         # What was decided ahead but not written is on the book; its `seq` may equal the head's by chance.
-        if batch.packed or not self._exact or self._too_large() or not 0 <= behind <= MAX_CATCH_UP:
+        if batch.on_book or not self._exact or self._too_large() or not 0 <= behind <= MAX_CATCH_UP:
             self._book.reset(head)
         elif behind:
             self.expect_others()
             await store.catch_up(connection, self._book, head)
-
-    async def _decide_whole(
-        self, job: Job, known: dict[str, Record], packed: list[store.Packed]
-    ) -> list[Record]:
-        reply: list[Record] = []
-        for requests in job.slices():
-            reply += self._decide_slice(requests, job.atomic, known, packed)
-            await asyncio.sleep(0)
-        return reply
 
     # --- what the writer tells ---------------------------------------------------------------------
 
@@ -189,15 +187,12 @@ class Decider:
     # --- deciding ----------------------------------------------------------------------------------
 
     def _decide_slice(
-        self, requests: list[Request], atomic: bool, known: dict[str, Record], packed: list[store.Packed]
-    ) -> list[Record]:
+        self, requests: list[Request], atomic: bool, known: dict[str, Record], decided: Decided
+    ) -> None:
         at = max(self._clock(), self._book.recorded_at)
         records = self._decide(requests, atomic, at, known)
         self._book.settle()
-        # Replays, and refusals for a key's sake, take no place in the journal.
-        fresh = [record for record in records if record.seq and not record.replayed]
-        packed += store.pack(self._ledger_no, fresh)
-        return records
+        decided.add(self._ledger_no, records)
 
     def _decide(
         self, requests: list[Request], atomic: bool, at: int, known: dict[str, Record]

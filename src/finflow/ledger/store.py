@@ -1,10 +1,11 @@
-"""The ledger's SQL on the money path: head, accounts, targets, known keys, and the write of a batch.
+"""The ledger's SQL on the money path: head, accounts, targets and known keys.
 
-Every statement is set-based and serves one row or ten thousand. Reads for people are in `queries.py`.
+Every statement is set-based and serves one row or ten thousand. The write of a batch is in `save.py`, reads
+for people are in `queries.py`.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 import msgspec
@@ -13,14 +14,7 @@ from finflow.kernel import ids, money
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger import copy
 from finflow.ledger.book import Account, Book, Entry, Head, Record, Target
-from finflow.ledger.commands import (
-    ChangeAccount,
-    Command,
-    DeclareAsset,
-    EntryLine,
-    OpenAccount,
-    PostTransaction,
-)
+from finflow.ledger.commands import Command, EntryLine, OpenAccount, PostTransaction
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
@@ -77,22 +71,13 @@ select external_reference from accounts where ledger_no = $1 and external_refere
 """
 _ASSETS: Final = "select code, exponent from assets where ledger_no = $1"
 _CHANGES: Final = """
-select kind, target, legs from journal where ledger_no = $1 and seq > $2 and code is null
+select kind, target, legs from journal where ledger_no = $1 and seq > $2 and code is null order by seq
 """
-_ADD_ACCOUNTS: Final = """
-insert into accounts (ledger_no, account_no, seq, created_at, currency, exponent, kind, normal, status,
-                      floor, ceiling, external_reference, metadata)
-select $1, * from unnest($2::integer[], $3::bigint[], $4::timestamptz[], $5::text[], $6::smallint[],
-                         $7::text[], $8::smallint[], $9::text[], $10::bigint[], $11::bigint[],
-                         $12::text[], $13::json[])
-"""
-_CHANGE_ACCOUNT: Final = """
-update accounts set status = $3, floor = $4, ceiling = $5, metadata = $6
- where ledger_no = $1 and account_no = $2
-"""
-_ADD_ASSETS: Final = """
-insert into assets (ledger_no, code, exponent) select $1, * from unnest($2::text[], $3::smallint[])
-on conflict do nothing
+_TOTALS: Final = """
+select e.account_no, e.version, e.posted_debits, e.posted_credits, e.pending_debits, e.pending_credits,
+       e.effective_max
+  from unnest($2::integer[], $3::bigint[]) as leg (account_no, version)
+  join entries e on e.ledger_no = $1 and e.account_no = leg.account_no and e.version = leg.version
 """
 
 
@@ -117,15 +102,24 @@ async def _advance(sql: str, connection: Connection, ledger_no: int, head: Head,
 
 
 async def catch_up(connection: Connection, book: Book, head: Head) -> None:
-    """Forget what others changed between the book's `seq` and the head, which is locked."""
+    """Bring the book from its `seq` to the head, which is locked: totals anew, other changes forgotten."""
+    newest: dict[int, int] = {}
     for row in await connection.fetch(_CHANGES, book.ledger_no, book.seq):
-        for account_no, _ in copy.read_legs(row["legs"]):
-            book.forget(account_no)
+        for account_no, version in copy.read_legs(row["legs"]):
+            if version:
+                newest[account_no] = version
+            else:
+                book.forget(account_no)
         book.targets.pop(row["target"], None)
         if row["kind"] == "open_account":
             book.references.clear()
         elif row["kind"] == "declare_asset":
             book.assets = None
+    held = {account_no: version for account_no, version in newest.items() if account_no in book.by_number}
+    if held:
+        totals = await connection.fetch(_TOTALS, book.ledger_no, list(held), list(held.values()))
+        for row in totals:
+            _set_totals(book.by_number[row["account_no"]], row)
     book.seq, book.account_no, book.recorded_at = head
 
 
@@ -237,11 +231,15 @@ def account_from_row(row: Any) -> Account:
         row["external_reference"], None if row["metadata"] is None else msgspec.json.decode(row["metadata"]),
     )  # fmt: skip
     if row["version"] is not None:
-        account.version = row["version"]
-        account.posted_debits, account.posted_credits = row["posted_debits"], row["posted_credits"]
-        account.pending_debits, account.pending_credits = row["pending_debits"], row["pending_credits"]
-        account.effective_max = to_micros(row["effective_max"])
+        _set_totals(account, row)
     return account
+
+
+def _set_totals(account: Account, row: Any) -> None:
+    account.version = row["version"]
+    account.posted_debits, account.posted_credits = row["posted_debits"], row["posted_credits"]
+    account.pending_debits, account.pending_credits = row["pending_debits"], row["pending_credits"]
+    account.effective_max = to_micros(row["effective_max"])
 
 
 def entry_from_row(row: Any) -> Entry:
@@ -250,98 +248,6 @@ def entry_from_row(row: Any) -> Entry:
         row["posted_credits"], row["pending_debits"], row["pending_credits"],
         to_micros(row["effective_max"]), None if row["late_at"] is None else to_micros(row["late_at"]),
     )  # fmt: skip
-
-
-class Packed(NamedTuple):
-    """Records packed for COPY: journal rows in order, entry rows sorted by account and version.
-
-    An account is changed by the last of the records, if by any: entries before it are checked against the
-    limits before the change, entries after it against those after.
-    """
-
-    records: list[Record]
-    journal: bytes
-    entries: list[bytes]
-
-    @property
-    def change(self) -> Account | None:
-        last = self.records[-1] if self.records else None
-        return (
-            last.account if last and last.code is None and isinstance(last.command, ChangeAccount) else None
-        )
-
-
-def pack(ledger_no: int, records: list[Record]) -> list[Packed]:
-    """Records in order, packed, a part for each change of an account and one for what follows the last."""
-    cuts = [i + 1 for i, record in enumerate(records) if isinstance(record.command, ChangeAccount)]
-    parts = [records[start:end] for start, end in zip([0, *cuts], [*cuts, len(records)], strict=True)]
-    return [
-        Packed(part, copy.journal_rows(ledger_no, part), copy.entry_rows(ledger_no, part))
-        for part in parts
-        if part
-    ]
-
-
-async def write(connection: Connection, ledger_no: int, batch: Sequence[Packed]) -> None:
-    """Write decided records: accounts opened, one COPY of the journal, and one of the entries.
-
-    Where accounts change, entries are copied in parts, so that each is checked on the limits of its time.
-    """
-    await _open_accounts(connection, ledger_no, [r for p in batch for r in p.records if r.code is None])
-    await _copy(connection, "journal", copy.JOURNAL_COLUMNS, [p.journal for p in batch])
-    entries: list[bytes] = []
-    for part in batch:
-        entries += part.entries
-        if part.change is not None:
-            await _copy_entries(connection, entries)
-            await _change_account(connection, part.change)
-            entries = []
-    await _copy_entries(connection, entries)
-
-
-async def _copy_entries(connection: Connection, rows: list[bytes]) -> None:
-    # Each part is sorted, and sorting sorted runs is merging them.
-    if rows:
-        await _copy(connection, "entries", copy.ENTRY_COLUMNS, [b"".join(sorted(rows))])
-
-
-async def _copy(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[bytes]) -> None:
-    await connection.copy_to_table(table, source=_framed(rows), columns=columns, format="binary")
-
-
-async def _framed(rows: Sequence[bytes]) -> AsyncIterator[bytes]:
-    yield copy.HEADER
-    for piece in rows:
-        yield piece
-    yield copy.TRAILER
-
-
-async def _open_accounts(connection: Connection, ledger_no: int, accepted: list[Record]) -> None:
-    opened = [r.account for r in accepted if r.account and isinstance(r.command, OpenAccount)]
-    declared = [r.command for r in accepted if isinstance(r.command, DeclareAsset)]
-    if opened:
-        await connection.execute(_ADD_ACCOUNTS, ledger_no, *_columns(opened))
-    if declared:
-        assets = [d.code for d in declared], [d.exponent for d in declared]
-        await connection.execute(_ADD_ASSETS, ledger_no, *assets)
-
-
-async def _change_account(connection: Connection, a: Account) -> None:
-    changed = (a.status, a.floor, a.ceiling, _json(a.metadata))
-    await connection.execute(_CHANGE_ACCOUNT, a.ledger_no, a.account_no, *changed)
-
-
-def _columns(accounts: list[Account]) -> list[list[Any]]:
-    rows = [
-        (a.account_no, a.seq, to_datetime(a.created_at), a.currency, a.exponent, a.kind, a.normal, a.status,
-         a.floor, a.ceiling, a.external_reference, _json(a.metadata))
-        for a in accounts
-    ]  # fmt: skip
-    return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _json(value: dict[str, str] | None) -> str | None:
-    return None if value is None else msgspec.json.encode(value).decode()
 
 
 def account_nos_of(ledger_no: int, account_ids: Iterable[str]) -> list[int]:

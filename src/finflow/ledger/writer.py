@@ -13,13 +13,13 @@ import asyncio
 import logging
 import random
 from collections import deque
-from typing import Final
+from typing import Final, NoReturn
 
 import asyncpg
 
 from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
-from finflow.ledger import store
+from finflow.ledger import save, store
 from finflow.ledger.batch import Batch, Job
 from finflow.ledger.book import Account, Record
 from finflow.ledger.commands import Request
@@ -48,6 +48,9 @@ _TRY_AGAIN: Final = (
     OSError,
     TimeoutError,
 )
+
+# What the server says of a statement that it did not commit, for certain.
+_STATEMENT_FAILED: Final = (asyncpg.DiskFullError, asyncpg.IntegrityConstraintViolationError)
 
 Writing = asyncio.Task[None]
 
@@ -224,25 +227,28 @@ class LedgerWriter:
         async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
             connection.add_log_listener(listen)
             try:
-                replies = await self._transact(connection, batch, look_up, previous)
+                records = await self._transact(connection, batch, look_up, previous)
             finally:
                 connection.remove_log_listener(listen)
         if warnings:
             self._decider.forget()
             raise _Unconfirmed(warnings[0])
         self._decider.confirm()
-        batch.succeed(replies)
+        batch.succeed(records)
 
     async def _transact(
         self, connection: store.Connection, batch: Batch, look_up: bool, previous: Writing | None
-    ) -> list[list[Record]]:
+    ) -> list[Record]:
+        decided = batch.head is not None and not look_up and self._decider.stands(batch)
+        if decided and batch.decided.few and (previous is None or previous.done()):
+            return await self._write_at_once(connection, batch)
         transaction = connection.transaction()
         await transaction.start()
         try:
-            if batch.head is not None and not look_up and self._decider.stands(batch):
-                replies = await self._write_decided(connection, batch, previous)
+            if decided and self._decider.stands(batch):
+                records = await self._write_decided(connection, batch, previous)
             else:
-                replies = await self._write_under_lock(connection, batch, look_up, previous)
+                records = await self._write_under_lock(connection, batch, look_up, previous)
             batch.committing = True
             await transaction.commit()
         except _Void:
@@ -253,20 +259,41 @@ class LedgerWriter:
             if not connection.is_closed() and not batch.committing:
                 await transaction.rollback()
             raise
-        return replies
+        return records
+
+    async def _write_at_once(self, connection: store.Connection, batch: Batch) -> list[Record]:
+        """Write a few records, decided ahead, by one statement that is its own transaction."""
+        assert batch.head is not None, "only decided batches come here"
+        batch.committing = True
+        try:
+            moved = await save.advance_and_write(
+                connection, self._ledger_no, batch.decided, batch.head, batch.base_seq
+            )
+        except _STATEMENT_FAILED:
+            batch.committing = False
+            self._decider.forget()
+            raise
+        except BaseException:
+            self._decider.forget()
+            raise
+        if not moved:
+            batch.committing = False
+            self._head_was_elsewhere()
+        return batch.decided.records
 
     async def _write_decided(
         self, connection: store.Connection, batch: Batch, previous: Writing | None
-    ) -> list[list[Record]]:
+    ) -> list[Record]:
         """Write what was decided ahead, and while the batch before is in flight, its rows before its turn.
 
         Whoever has rows in the journal but not yet the head never waits for the head: who holds it may be
         waiting for those rows. So it takes the head at once, or gives everything up.
         """
         assert batch.head is not None, "only decided batches come here"
+        packed = batch.decided.packed(self._ledger_no)
         ahead = previous is not None and not previous.done()
         if previous is not None and ahead:
-            await store.write(connection, self._ledger_no, batch.packed)
+            await save.write(connection, self._ledger_no, packed)
             if self._decider.stands(batch):
                 await self._decider.until_epoch_ends(previous)
             if not self._decider.stands(batch):
@@ -277,28 +304,31 @@ class LedgerWriter:
         except asyncpg.LockNotAvailableError:
             moved = False
         if not moved:
-            self._decider.expect_others()
-            self._decider.forget()
-            raise _Void
+            self._head_was_elsewhere()
         batch.has_head = True
         self._wake.set()
         if not ahead:
-            await store.write(connection, self._ledger_no, batch.packed)
-        return batch.replies
+            await save.write(connection, self._ledger_no, packed)
+        return batch.decided.records
+
+    def _head_was_elsewhere(self) -> NoReturn:
+        """Another process wrote in between: what was decided ahead does not stand."""
+        self._decider.expect_others()
+        self._decider.forget()
+        raise _Void
 
     async def _write_under_lock(
         self, connection: store.Connection, batch: Batch, look_up: bool, previous: Writing | None
-    ) -> list[list[Record]]:
+    ) -> list[Record]:
         """The plain way: lock the head, decide, advance it, write."""
         if previous is not None and not previous.done():
             raise _Void
-        packed, replies, before, after = await self._decider.decide_under_lock(
+        decided, before, after = await self._decider.decide_under_lock(
             connection, batch, look_up, self._top_up
         )
         if after.seq != before.seq:
-            await store.advance_head(connection, self._ledger_no, after, before.seq)
-            await store.write(connection, self._ledger_no, packed)
-        return replies
+            await save.advance_and_write(connection, self._ledger_no, decided, after, before.seq)
+        return decided.records
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         self._decider.forget()
