@@ -55,4 +55,4 @@ if __name__ == "__main__":
     found = chosen()
     if found is None:
         sys.exit("FinFlow needs Python 3.11 or newer with venv and pip: make PYTHON=/path/to/python3.11 ...")
-    print(found)
+    sys.stdout.write(f"{found}\n")

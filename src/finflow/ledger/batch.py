@@ -94,6 +94,10 @@ class Batch:
         """All requests in the order in which they are decided."""
         return [request for job in self.jobs for request in job.requests]
 
+    def keys(self) -> list[str]:
+        """The idempotency keys of all requests."""
+        return [request.key for job in self.jobs for request in job.requests]
+
     def succeed(self, records: list[Record]) -> None:
         """Every job gets its own records: they stand in the order of the requests."""
         start = 0

@@ -44,7 +44,8 @@ class LedgerService:
         # A ledger's row never changes, nor does what a label holds: caches that cannot be stale.
         self._by_number: dict[int, views.LedgerView] = {}
         self._numbers: dict[str, int] = {}
-        self._labels: dict[ids.Locator, views.Label] = {}
+        self._labels: dict[int, dict[int, views.Label]] = {}
+        self._label_count = 0
         # Up to when holds that timed out are known to be released, in microseconds: per ledger, and in all.
         self._swept: dict[int, int] = {}
         self._swept_all = 0
@@ -299,35 +300,33 @@ class LedgerService:
 
     async def _label(self, account_id: str) -> views.Label:
         place = _locate("acc", account_id, "resource_unknown")
-        known = self._labels.get(place)
+        known = self._labels.get(place.ledger_no, {}).get(place.number)
         if known is None or known.account_id != account_id:
-            known = self._remember(place, await self.account(account_id))
+            known = self._remember(await self.account(account_id))
         return known
 
     async def _labels_of(self, ledger_no: int, records: Sequence[Record]) -> dict[int, views.Label]:
-        numbers = {entry.account_no for record in records for entry in record.entries}
-        found = {no: label for no in numbers if (label := self._known_label(ledger_no, no)) is not None}
-        missing = [no for no in numbers if no not in found]
-        if missing:
+        """Labels of all accounts that these records have entries on, and maybe of more."""
+        known, writer = self._labels.setdefault(ledger_no, {}), self._writers.get(ledger_no)
+        missing = {e.account_no for record in records for e in record.entries if e.account_no not in known}
+        if not missing:
+            return known
+        # Whoever just posted on an account has it in the writer's book: no need to ask the database.
+        accounts = [] if writer is None else [writer.account(account_no) for account_no in missing]
+        found = {a.account_no: self._remember(a) for a in accounts if a is not None}
+        if unread := sorted(missing - found.keys()):
             async with acquired(self._pool) as connection:
-                for account in await store.find_accounts(connection, ledger_no, missing):
-                    place = ids.Locator(ledger_no, account.account_no)
-                    found[account.account_no] = self._remember(place, account)
-        return found
+                for account in await store.find_accounts(connection, ledger_no, unread):
+                    found[account.account_no] = self._remember(account)
+        return known | found
 
-    def _known_label(self, ledger_no: int, account_no: int) -> views.Label | None:
-        place = ids.Locator(ledger_no, account_no)
-        known, writer = self._labels.get(place), self._writers.get(ledger_no)
-        if known is None and writer is not None:
-            # Whoever just posted on an account has it in the writer's book: no need to ask the database.
-            account = writer.account(account_no)
-            known = None if account is None else self._remember(place, account)
-        return known
-
-    def _remember(self, place: ids.Locator, account: Account) -> views.Label:
-        if len(self._labels) > MAX_LABELS:
+    def _remember(self, account: Account) -> views.Label:
+        if self._label_count > MAX_LABELS:
             self._labels.clear()
-        label = self._labels[place] = views.label_of(account)
+            self._label_count = 0
+        label = views.label_of(account)
+        self._label_count += 1
+        self._labels.setdefault(account.ledger_no, {})[account.account_no] = label
         return label
 
 

@@ -98,16 +98,14 @@ class LedgerWriter:
         return [done.get(r.key) or unjournaled(r, "idempotency_in_progress") for r in requests]
 
     async def _enqueue(self, requests: list[Request], atomic: bool) -> list[Record]:
-        keys = [request.key for request in requests]
         reply: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
-        reply.add_done_callback(lambda _: self._keys.difference_update(keys))
-        self._keys.update(keys)
+        self._keys.update([request.key for request in requests])
         self._jobs.append(Job(requests, atomic, reply))
         self._wake.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name=f"ledger-writer-{self._ledger_no}")
-        # A caller that gives up must not take the batch with it: others share it.
-        return await asyncio.shield(reply)
+        # A caller that gives up takes its own reply with it, not the batch, nor its keys' place in it.
+        return await reply
 
     async def close(self) -> None:
         """Refuse new jobs, write the queued ones, then stop."""
@@ -234,6 +232,7 @@ class LedgerWriter:
             self._decider.forget()
             raise _Unconfirmed(warnings[0])
         self._decider.confirm()
+        self._keys.difference_update(batch.keys())
         batch.succeed(records)
 
     async def _transact(
@@ -335,6 +334,7 @@ class LedgerWriter:
         if not isinstance(error, FinFlowError):
             log.error("batch failed", exc_info=error, extra={"ledger_no": self._ledger_no})
             error = FinFlowError("internal")
+        self._keys.difference_update(batch.keys())
         batch.fail(error)
 
 
