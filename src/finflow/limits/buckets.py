@@ -1,0 +1,106 @@
+"""Buckets that all workers of a host share: a small file in memory, mapped by each of them.
+
+A bucket is a key and the moment at which it is full again (see model.py), in one of SETS sets of WAYS
+places, as in a processor's cache. One byte of the file per set is locked while a bucket is looked at. The
+kernel drops the locks of a process that is killed, and a moment is one aligned machine word, so what is
+left behind is the state before or after, never half of it. A place whose moment has passed is free: giving
+it to another key loses nothing.
+"""
+
+import fcntl
+import mmap
+import os
+import stat
+from pathlib import Path
+from time import monotonic_ns
+from typing import Final
+
+from finflow.kernel.errors import FinFlowError
+from finflow.limits.model import Verdict, decide
+
+SETS: Final = 1024
+WAYS: Final = 8
+SIZE_BYTES: Final = SETS * WAYS * 16
+# A lock is held for microseconds. Whoever was stopped while holding one (SIGSTOP) must not stop the others.
+_TRIES: Final = 64
+_SPREAD: Final = 0x9E3779B97F4A7C15
+_WORD: Final = (1 << 64) - 1
+
+
+class Buckets:
+    """Buckets by key. Keys are whole numbers of 63 bits, but not 0.
+
+    `path` None: memory of this process alone. Raises data_unusable for a file that is not ours alone.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._file = None if path is None else _opened(path)
+        self._memory = mmap.mmap(-1 if self._file is None else self._file, SIZE_BYTES)
+        self._words = memoryview(self._memory).cast("q")
+
+    def take(self, key: int, interval_ns: int, burst: int, cost: int = 1) -> Verdict:
+        """Take `cost` requests out of the bucket of `key`, or none of them; a cost of 0 only looks."""
+        chosen = (key * _SPREAD & _WORD) >> 54
+        locked = self._file is not None and _lock(self._file, chosen)
+        try:
+            now_ns = monotonic_ns()
+            place = self._place(key, chosen * WAYS * 2)
+            verdict = decide(self._words[place + 1], now_ns, interval_ns, burst, cost)
+            self._words[place + 1] = verdict.full_at_ns
+            return verdict
+        finally:
+            if locked:
+                fcntl.lockf(self._file or -1, fcntl.LOCK_UN, 1, chosen)
+
+    def close(self) -> None:
+        """Give the memory back; the file stays for the others."""
+        self._words.release()
+        self._memory.close()
+        if self._file is not None:
+            os.close(self._file)
+
+    def _place(self, key: int, first: int) -> int:
+        """Where the key's bucket is, or is from now on: of a full set, in the place that forgets least."""
+        places = self._words[first : first + 2 * WAYS].tolist()
+        keys = places[::2]
+        if key in keys:
+            return first + 2 * keys.index(key)
+        moments = places[1::2]
+        place = first + 2 * moments.index(min(moments))
+        self._words[place], self._words[place + 1] = key, 0
+        return place
+
+
+def _lock(file: int, chosen: int) -> bool:
+    """Lock a set for a moment; False if it cannot be had: a request too many is the lesser evil."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, chosen)
+        except BlockingIOError:
+            os.sched_yield()
+        else:
+            return True
+    return False
+
+
+def make_file(path: Path) -> None:
+    """An empty file for buckets, private to its owner. Raises data_unusable or database_full."""
+    path.unlink(missing_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(file, 0, SIZE_BYTES)
+    finally:
+        os.close(file)
+
+
+def _opened(path: Path) -> int:
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise FinFlowError("data_unusable", f"{path}: {os.strerror(error.errno or 0)}") from error
+    status = os.fstat(file)
+    # Memory for everybody has a folder for everybody: what waits there under our name may be another's.
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_size != SIZE_BYTES:
+        os.close(file)
+        raise FinFlowError("data_unusable", f"{path} is not a file of this user and of the right size.")
+    return file
