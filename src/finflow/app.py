@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from finflow.kernel.errors import FinFlowError
+from finflow.limits.model import MAX_BURST, MAX_CONCURRENCY, MAX_PER_S
 from finflow.telemetry.redaction import redact
 
 if TYPE_CHECKING:
@@ -84,6 +85,9 @@ def _target(text: str) -> str:
     return text
 
 
+# What `finflow up` passes on to its workers as it is.
+_LIMITS: Final = ("tenant_requests_per_s", "tenant_burst", "tenant_concurrency", "unverified_per_s")
+
 _port = _between(1, 65535)
 _count = _between(1, 256)
 
@@ -96,6 +100,36 @@ SETTINGS: Final = (
     Setting("workers", "How many API worker processes run.", lambda: os.cpu_count() or 1, _count),
     Setting("log_level", "The least severe log lines that are written.", lambda: "info", _level),
     Setting("target", "The ASGI application that the workers serve.", _default_target, _target),
+    Setting(
+        "tenant_requests_per_s",
+        "How many requests a second a tenant may send to this host, unless it has limits of its own.",
+        lambda: 1_000,
+        _between(1, MAX_PER_S),
+    ),
+    Setting(
+        "tenant_burst",
+        "How many requests a tenant may send at once after a pause.",
+        lambda: 2_000,
+        _between(1, MAX_BURST),
+    ),
+    Setting(
+        "tenant_concurrency",
+        "How many requests of a tenant one worker works at.",
+        lambda: 256,
+        _between(1, MAX_CONCURRENCY),
+    ),
+    Setting(
+        "unverified_per_s",
+        "How many requests for tokens, and tokens that fail their check, are looked at a second per address.",
+        lambda: 50,
+        _between(1, MAX_PER_S),
+    ),
+    Setting(
+        "limits_file",
+        "The file in memory that the workers of a host keep their limits in; `finflow up` makes its own.",
+        _nothing,
+        _path,
+    ),
 )
 
 
@@ -108,6 +142,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     log_level: str
     target: str
+    tenant_requests_per_s: int
+    tenant_burst: int
+    tenant_concurrency: int
+    unverified_per_s: int
+    limits_file: Path | None
     sources: Mapping[str, str]
 
     @classmethod
@@ -167,7 +206,11 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
         port=config.port,
         database_url=config.database_url,
         target=config.target,
-        environment={"FINFLOW_DATA": str(config.data), "FINFLOW_LOG_LEVEL": config.log_level},
+        environment={
+            "FINFLOW_DATA": str(config.data),
+            "FINFLOW_LOG_LEVEL": config.log_level,
+            **{f"FINFLOW_{name.upper()}": str(getattr(config, name)) for name in _LIMITS},
+        },
     )
     return service.running(msgspec.structs.replace(settings, **overrides))
 

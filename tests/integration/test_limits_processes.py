@@ -5,7 +5,7 @@ import random
 import sys
 from pathlib import Path
 
-from finflow.limits.buckets import Buckets, make_file
+from finflow.limits.buckets import Buckets
 from oracles.taker import SLOW_NS
 
 TAKER = Path(__file__).parents[1] / "oracles" / "taker.py"
@@ -19,7 +19,6 @@ async def taker(path: Path, *arguments: int) -> asyncio.subprocess.Process:
 
 async def test_processes_together_get_the_burst_and_not_one_more(tmp_path: Path) -> None:
     path = tmp_path / "limits"
-    make_file(path)
     many = [await taker(path, 7, 39_999, 20_000) for _ in range(4)]
     passed = [int((await child.communicate())[0]) for child in many]
     assert sum(passed) == 39_999
@@ -30,7 +29,6 @@ async def test_processes_together_get_the_burst_and_not_one_more(tmp_path: Path)
 
 async def test_a_process_that_is_killed_leaves_no_lock_behind(tmp_path: Path) -> None:
     path = tmp_path / "limits"
-    make_file(path)
     memory, chance = Buckets(path), random.Random(3)  # noqa: S311 - seeded moments of death
     taken = 0
     for _ in range(8):

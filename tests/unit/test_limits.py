@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from finflow.kernel.errors import FinFlowError
 from finflow.limits import buckets
-from finflow.limits.buckets import Buckets, make_file
+from finflow.limits.buckets import Buckets
 from finflow.limits.model import SECOND_NS, Limits, Override, decide, seconds
 
 steps = st.lists(st.tuples(st.integers(0, 3_000_000_000), st.integers(1, 4)), max_size=60)
@@ -124,7 +124,6 @@ def test_an_override_replaces_what_it_names() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_buckets_are_apart(tmp_path: Path, shared: bool) -> None:
     path = tmp_path / "limits"
-    make_file(path)
     memory = Buckets(path if shared else None)
     taken = Counter(key for key in [7, 8, 7, -9, 7, 1 << 62] if not memory.take(key, 10**15, 2).wait_ns)
     assert taken == {7: 2, 8: 1, -9: 1, 1 << 62: 1}
@@ -133,7 +132,6 @@ def test_buckets_are_apart(tmp_path: Path, shared: bool) -> None:
 
 def test_two_who_map_the_file_share_and_a_third_one_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "limits"
-    make_file(path)
     one, two = Buckets(path), Buckets(path)
     assert [memory.take(5, 10**15, 4).remaining for memory in (one, two, one)] == [3, 2, 1]
     one.close()
@@ -172,30 +170,26 @@ def _set_of(key: int) -> int:
 
 def test_a_file_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "limits"
-    with pytest.raises(FinFlowError, match="data_unusable"):
-        Buckets(path)
-    path.write_bytes(b"short")
-    with pytest.raises(FinFlowError, match="right size"):
+    path.write_bytes(b"")
+    path.chmod(0o644)
+    with pytest.raises(FinFlowError, match="private"):
         Buckets(path)
     path.unlink()
-    make_file(tmp_path / "elsewhere")
+    Buckets(tmp_path / "elsewhere").close()
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FinFlowError, match="data_unusable"):
         Buckets(path)
     path.unlink()
-    os.mkfifo(path)
-    with pytest.raises(FinFlowError, match="not a file"):
+    os.mkfifo(path, 0o600)
+    with pytest.raises(FinFlowError, match="not a private file"):
         Buckets(path)
+    with pytest.raises(FinFlowError, match="data_unusable"):
+        Buckets(tmp_path / "no" / "folder")
 
 
-def test_making_the_file_anew_empties_it_and_is_private(tmp_path: Path) -> None:
+def test_the_file_is_private_and_of_one_size(tmp_path: Path) -> None:
     path = tmp_path / "limits"
-    make_file(path)
     memory = Buckets(path)
-    memory.take(5, 10**15, 1)
     memory.close()
-    make_file(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    memory = Buckets(path)
-    assert memory.take(5, 10**15, 1).wait_ns == 0
-    memory.close()
+    assert path.stat().st_size == buckets.SIZE_BYTES == 1024 * 8 * 16

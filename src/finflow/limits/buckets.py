@@ -12,7 +12,7 @@ import mmap
 import os
 import stat
 from pathlib import Path
-from time import monotonic_ns
+from time import monotonic_ns, sleep
 from typing import Final
 
 from finflow.kernel.errors import FinFlowError
@@ -21,8 +21,12 @@ from finflow.limits.model import Verdict, decide
 SETS: Final = 1024
 WAYS: Final = 8
 SIZE_BYTES: Final = SETS * WAYS * 16
-# A lock is held for microseconds. Whoever was stopped while holding one (SIGSTOP) must not stop the others.
-_TRIES: Final = 64
+# A lock is held for microseconds, or for as long as its holder is kept off its core. Whoever was stopped
+# while holding one (SIGSTOP) must not stop the others: after about 20 ms they go on without, for a second.
+_TRIES_AT_ONCE: Final = 16
+_TRIES: Final = 116
+_PAUSE_S: Final = 0.0002
+_STUCK_NS: Final = 1_000_000_000
 _SPREAD: Final = 0x9E3779B97F4A7C15
 _WORD: Final = (1 << 64) - 1
 
@@ -30,18 +34,21 @@ _WORD: Final = (1 << 64) - 1
 class Buckets:
     """Buckets by key. Keys are whole numbers of 63 bits, but not 0.
 
-    `path` None: memory of this process alone. Raises data_unusable for a file that is not ours alone.
+    `path` None: memory of this process alone. A file that is not there is made. Raises data_unusable for one
+    that is not ours alone.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._file = None if path is None else _opened(path)
         self._memory = mmap.mmap(-1 if self._file is None else self._file, SIZE_BYTES)
         self._words = memoryview(self._memory).cast("q")
+        # Sets whose lock was not to be had, and until when nobody waits for it again.
+        self._stuck: dict[int, int] = {}
 
     def take(self, key: int, interval_ns: int, burst: int, cost: int = 1) -> Verdict:
         """Take `cost` requests out of the bucket of `key`, or none of them; a cost of 0 only looks."""
         chosen = (key * _SPREAD & _WORD) >> 54
-        locked = self._file is not None and _lock(self._file, chosen)
+        locked = self._file is not None and self._lock(self._file, chosen)
         try:
             now_ns = monotonic_ns()
             place = self._place(key, chosen * WAYS * 2)
@@ -59,6 +66,19 @@ class Buckets:
         if self._file is not None:
             os.close(self._file)
 
+    def _lock(self, file: int, chosen: int) -> bool:
+        """Lock a set for a moment; False if it cannot be had: a request too many is the lesser evil."""
+        for attempt in range(_TRIES if self._stuck.get(chosen, 0) < monotonic_ns() else 1):
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, chosen)
+            except BlockingIOError:
+                # The holder may be waiting for this very core.
+                sleep(0 if attempt < _TRIES_AT_ONCE else _PAUSE_S)
+            else:
+                return True
+        self._stuck[chosen] = monotonic_ns() + _STUCK_NS
+        return False
+
     def _place(self, key: int, first: int) -> int:
         """Where the key's bucket is, or is from now on: of a full set, in the place that forgets least."""
         places = self._words[first : first + 2 * WAYS].tolist()
@@ -71,36 +91,16 @@ class Buckets:
         return place
 
 
-def _lock(file: int, chosen: int) -> bool:
-    """Lock a set for a moment; False if it cannot be had: a request too many is the lesser evil."""
-    for _ in range(_TRIES):
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, chosen)
-        except BlockingIOError:
-            os.sched_yield()
-        else:
-            return True
-    return False
-
-
-def make_file(path: Path) -> None:
-    """An empty file for buckets, private to its owner. Raises data_unusable or database_full."""
-    path.unlink(missing_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(file, 0, SIZE_BYTES)
-    finally:
-        os.close(file)
-
-
 def _opened(path: Path) -> int:
+    """The file, made if it is not there: all zeros, which is full buckets and no keys."""
     try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     except OSError as error:
         raise FinFlowError("data_unusable", f"{path}: {os.strerror(error.errno or 0)}") from error
     status = os.fstat(file)
     # Memory for everybody has a folder for everybody: what waits there under our name may be another's.
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_size != SIZE_BYTES:
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         os.close(file)
-        raise FinFlowError("data_unusable", f"{path} is not a file of this user and of the right size.")
+        raise FinFlowError("data_unusable", f"{path} is not a private file of this user.")
+    os.posix_fallocate(file, 0, SIZE_BYTES)
     return file

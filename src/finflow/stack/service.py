@@ -55,6 +55,7 @@ class Stack:
         self.migrations: list[str] = []
         self.database_url = settings.database_url or ""
         self._keeper: asyncio.Task[None] | None = None
+        self._memory = folder.memory_file()
 
     @property
     def url(self) -> str:
@@ -100,7 +101,13 @@ class Stack:
     async def start_api(self) -> None:
         """Starts the workers; returns when they are ready."""
         bound = ports.reserve(self.settings.host, self.settings.port)
-        environment = {**self.settings.environment, "FINFLOW_DATABASE_URL": self.database_url}
+        # What an earlier run left there counted for that run.
+        self._memory.unlink(missing_ok=True)
+        environment = {
+            **self.settings.environment,
+            "FINFLOW_DATABASE_URL": self.database_url,
+            "FINFLOW_LIMITS_FILE": str(self._memory),
+        }
         self.fleet = Fleet(
             self.settings.target,
             bound,
@@ -119,6 +126,7 @@ class Stack:
         if self.fleet:
             await self.fleet.stop()
             self._bound.close()
+            self._memory.unlink(missing_ok=True)
 
     def write_state(self) -> None:
         """Says in the data folder what runs now."""
