@@ -1,7 +1,10 @@
 """Several processes take from the same buckets: none is lost, none is double, and nobody's death blocks."""
 
 import asyncio
+import fcntl
+import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -45,4 +48,24 @@ async def test_a_process_that_is_killed_leaves_no_lock_behind(tmp_path: Path) ->
         assert memory.take(7, SLOW_NS, 1_000_000, cost=0).remaining == before - 1_000
         assert before < 1_000_000 - taken
         taken = 1_000_000 - before + 1_000
+    memory.close()
+
+
+async def test_a_holder_that_never_lets_go_stops_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "limits"
+    memory = Buckets(path)
+    reader, writer = os.pipe()
+    holder = os.fork()
+    if holder == 0:  # the child: a lock on every set, and then nothing
+        with path.open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            os.write(writer, b"x")
+            signal.pause()
+    assert os.read(reader, 1) == b"x"
+    try:
+        passed = [memory.take(7, SLOW_NS, 3).wait_ns == 0 for _ in range(5)]
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+    assert passed == [True] * 3 + [False] * 2
     memory.close()

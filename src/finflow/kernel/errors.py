@@ -86,6 +86,8 @@ _ENTRIES = (
     Kind("group_refused", 422, "Another transaction of the same all-or-nothing group was refused.", "Mend the one that has its own code, then send the group again with new keys."),
     # What the world does.
     Kind("overloaded", 503, "The queue of this ledger is full.", "Wait as long as Retry-After says, then send the same request with the same key.", EXIT_UNREACHABLE, True),
+    Kind("rate_limited", 429, "The tenant sends more requests a second than it may.", "Wait as long as Retry-After says, then send the same request with the same key; the RateLimit header says what is left.", EXIT_UNREACHABLE, True),
+    Kind("concurrency_limited", 429, "The tenant has more requests under way than it may.", "Wait for answers before sending more; send this one again as it is.", EXIT_UNREACHABLE, True),
     Kind("deadline_exceeded", 504, "The request took longer than it may; its outcome is unknown.", "Send the same request with the same key: it answers with the outcome.", EXIT_UNREACHABLE, True),
     Kind("database_unreachable", 503, "The database cannot be reached.", "`finflow status` says what runs; try again with the same key.", EXIT_UNREACHABLE, True),
     Kind("database_full", 507, "The disk of the database is full.", "Free some space; nothing that was acknowledged is lost.", EXIT_UNREACHABLE, True),
