@@ -240,14 +240,19 @@ async def services(config: Config) -> AsyncIterator[Services]:
     Raises setting_malformed without a database URL, and database_unreachable.
     """
     from finflow.db.pool import open_pool  # here, because asking for the configuration must stay fast
+    from finflow.db.readers import open_readers
     from finflow.ledger.service import LedgerService
 
     if config.database_url is None:
         raise FinFlowError("setting_malformed", "FINFLOW_DATABASE_URL is not set.", "FINFLOW_DATABASE_URL")
     pool = await open_pool(config.database_url, application_name="finflow api")
     try:
-        ledger = LedgerService(pool)
-        yield Services(pool, ledger)
-        await ledger.close()
+        readers = await open_readers(config.database_url, application_name="finflow api reads")
+        try:
+            ledger = LedgerService(pool, readers)
+            yield Services(pool, ledger)
+            await ledger.close()
+        finally:
+            await readers.close()
     finally:
         await pool.close()

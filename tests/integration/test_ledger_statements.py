@@ -72,7 +72,7 @@ async def test_a_warm_batch_costs_five_statements(logged: Logged, size: int) -> 
 @pytest.mark.parametrize("size", [1, 100, 3_000])
 async def test_a_cold_batch_costs_two_more(logged: Logged, size: int) -> None:
     a, b = await logged.one.open(2)
-    logged.one.service._writers.clear()
+    logged.one.service._shared.writers.clear()
     logged.mark()
     await logged.one.do(*[transfer(a, b)] * size)
     assert await logged.statements() == COLD

@@ -90,6 +90,7 @@ _ENTRIES = (
     Kind("concurrency_limited", 429, "The tenant has more requests under way than it may.", "Wait for answers before sending more; send this one again as it is.", EXIT_UNREACHABLE, True),
     Kind("deadline_exceeded", 504, "The request took longer than it may; its outcome is unknown.", "Send the same request with the same key: it answers with the outcome.", EXIT_UNREACHABLE, True),
     Kind("database_unreachable", 503, "The database cannot be reached.", "`finflow status` says what runs; try again with the same key.", EXIT_UNREACHABLE, True),
+    Kind("database_role_unusable", 503, "The database does not let FinFlow use the role that its reads run as.", "Run finflow migrate as a user that may create roles, or make the role finflow_reader and grant it to FinFlow's user.", EXIT_UNREACHABLE),
     Kind("database_full", 507, "The disk of the database is full.", "Free some space; nothing that was acknowledged is lost.", EXIT_UNREACHABLE, True),
     Kind("outcome_unknown", 503, "The connection was lost while the transaction was committing, and the outcome cannot be read yet.", "Send the same request with the same key: it answers with the outcome.", EXIT_UNREACHABLE, True),
     # What a client, an import or a demonstration meets.
