@@ -90,7 +90,7 @@ async def test_a_change_counts_here_at_once_and_elsewhere_after_a_look(database_
         before = await here.read(one)
         assert (before.requests_per_s, before.burst, before.concurrency) == SLOW
         assert (before.overridden, before.version) == ([], 0)
-        changed = await here.change(one, {"burst": 2, "concurrency": 1}, [0], "op")
+        changed = await here.change(one, {"burst": 2, "concurrency": 1}, ["0"], "op")
         assert (changed.burst, changed.concurrency, changed.requests_per_s) == (2, 1, 1)
         assert (changed.overridden, changed.version) == (["burst", "concurrency"], 1)
         assert [here.enter(one).code for _ in range(3)] == [None, "concurrency_limited", "rate_limited"]
@@ -98,16 +98,16 @@ async def test_a_change_counts_here_at_once_and_elsewhere_after_a_look(database_
         assert '"requests";q=2;w=2' in headers(there.enter(one).headers)["ratelimit-policy"]
         assert '"requests";q=5;w=5' in headers(there.enter(two).headers)["ratelimit-policy"]
         # Back to the default, field by field; what is not named stays.
-        again = await there.change(one, {"burst": None}, [1], "op")
+        again = await there.change(one, {"burst": None}, ["1"], "op")
         assert (again.burst, again.concurrency, again.overridden, again.version) == (5, 1, ["concurrency"], 2)
         assert await here.read(one) == again
 
 
 async def test_a_change_that_another_one_overtook_is_refused(database_url: str) -> None:
     async with limits(database_url) as (service, (one, _)):
-        await service.change(one, {"burst": 7}, [0], "first")
+        await service.change(one, {"burst": 7}, ["0"], "first")
         with pytest.raises(FinFlowError, match="precondition_failed"):
-            await service.change(one, {"burst": 8}, [0], "second")
+            await service.change(one, {"burst": 8}, ["0"], "second")
         assert (await service.read(one)).burst == 7
         # What changes nothing makes no version.
         assert (await service.change(one, {"burst": 7}, None, "third")).version == 1

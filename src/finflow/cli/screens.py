@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finflow.client.administration import Limits
     from finflow.client.model import Account, Balance, Entry, Ledger, Tenant, Transaction, TrialBalance
 
 _GAP = "  "
@@ -48,6 +49,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], right: frozense
         ).rstrip()
         for line in lines
     )
+
+
+def limits(found: "Limits") -> str:
+    """What a tenant may take, each line with whether it is the tenant's own or everybody's default."""
+    rows = [
+        (name, getattr(found, name), "its own" if name in found.overridden else "default")
+        for name in ("requests_per_s", "burst", "concurrency")
+    ]
+    return table(("LIMIT", "VALUE", "IS"), rows, frozenset({"VALUE"}))
 
 
 def account(found: "Account") -> str:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from finflow.client.administration import Administration
 from finflow.client.model import (
     Account,
     AccountChange,
@@ -45,7 +46,7 @@ class _Page(msgspec.Struct, Generic[T]):
     next: str | None = None
 
 
-class Client:
+class Client(Administration):
     """Talks to one FinFlow over HTTP: `async with Client(url) as api`.
 
     Every method raises FinFlowError with the server's code (`error.kind.code`), with `api_unreachable` where

@@ -170,18 +170,18 @@ class LimitService:
         return self._view(tenant_id, version, override)
 
     async def change(
-        self, tenant_id: str, fields: dict[str, int | None], expected: Sequence[int] | None, by: str
+        self, tenant_id: str, fields: dict[str, int | None], expected: Sequence[str] | None, by: str
     ) -> LimitsView:
         """Give a tenant limits of its own; None in `fields` is the default, a field left out stays.
 
-        `expected`: the versions that the caller may change, None any. Raises tenant_unknown and
+        `expected`: the versions that may be changed, as text; None any. Raises tenant_unknown and
         precondition_failed.
         """
         async with acquired(self._pool) as connection:
             tenant_no = await _existing(connection, tenant_id)
             version, override = await store.newest(connection, tenant_no)
             wanted = override._replace(**fields)
-            if expected is not None and version not in expected:
+            if expected is not None and str(version) not in expected:
                 raise FinFlowError("precondition_failed", param="If-Match")
             if wanted != override:
                 version += 1
