@@ -13,7 +13,17 @@ from typing import Any, Final
 from litestar import Litestar
 from litestar.datastructures import State
 
-from finflow.api import accounts, batches, docs_page, health, ledgers, openapi, state, transactions
+from finflow.api import (
+    accounts,
+    batches,
+    docs_page,
+    health,
+    identity,
+    ledgers,
+    openapi,
+    state,
+    transactions,
+)
 from finflow.api.decoding import BATCH_BODY_LIMIT
 from finflow.api.direct import table
 from finflow.api.envelope import DEADLINE_S, Envelope
@@ -69,13 +79,18 @@ def build(open_services: OpenServices, deadline_s: float = DEADLINE_S) -> Envelo
     app = Litestar(
         list(HANDLERS),
         lifespan=[_lifespan(open_services)],
+        guards=[identity.guard],
         exception_handlers={Exception: on_error},
         logging_config=None,
         openapi_config=None,
         state=State({"handlers": HANDLERS}),
         request_max_body_size=BATCH_BODY_LIMIT,
     )
-    return Envelope(app, deadline_s, table(app, HANDLERS))
+
+    async def identify(scope: Any) -> None:
+        await identity.identify(scope, app.state.services.verifier)
+
+    return Envelope(app, deadline_s, table(app, HANDLERS), identify)
 
 
 def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:

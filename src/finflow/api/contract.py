@@ -8,6 +8,9 @@ from typing import Any, Final
 from finflow.kernel.errors import CATALOGUE, Kind
 
 _ALWAYS: Final = ("deadline_exceeded", "internal")
+_WITH_TOKEN: Final = ("token_missing", "token_invalid", "token_expired", "scope_insufficient")
+# What a caller hears who belongs to a tenant where none may, or to none where one must.
+_MISPLACED: Final = {"required": ("tenant_required",), "optional": (), "none": ("operator_required",)}
 _WITH_DATABASE: Final = ("database_unreachable",)
 _WITH_BODY: Final = ("request_malformed", "request_too_large", "media_type_unsupported")
 _WITH_KEY: Final = ("idempotency_key_malformed",)
@@ -66,6 +69,8 @@ _FOUND_BY_PATH: Final = {
 def problems_of(path: str, opt: dict[str, Any]) -> list[Kind]:
     """The catalogue's entries that a route can answer, by status and code; `opt` is the handler's."""
     codes = set(_ALWAYS)
+    if opt["scope"] != "open":
+        codes |= {*_WITH_TOKEN, *_MISPLACED[opt.get("tenant", "required")]}
     if path.startswith("/v1/"):
         codes |= {*_WITH_DATABASE, "request_malformed"}
     if "takes" in opt:

@@ -1,11 +1,12 @@
-"""What every request gets, whatever it asks: an id, a deadline, safe headers, and a problem where all
-else fails. HEAD is GET without its body; OPTIONS needs no handler."""
+"""What every request gets, whatever it asks: an id, a deadline, a caller's name, safe headers, and a problem
+where all else fails. HEAD is GET without its body; OPTIONS needs no handler."""
 
 import asyncio
 import itertools
 import logging
 import re
 import secrets
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from finflow.api.deadlines import Deadlines
@@ -22,10 +23,20 @@ _SANE: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 class Envelope:
-    """ASGI around the application: X-Request-Id in, or made; X-Request-Id out; `deadline_s` for all of it."""
+    """ASGI around the application: X-Request-Id in, or made; X-Request-Id out; `deadline_s` for all of it.
 
-    def __init__(self, app: Any, deadline_s: float = DEADLINE_S, direct: Table | None = None) -> None:
+    `identify` finds out who asks, before anything of the body is read and before a route is looked for.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        deadline_s: float = DEADLINE_S,
+        direct: Table | None = None,
+        identify: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> None:
         self._app = app
+        self._identify = identify
         self._direct = direct or {}
         self._deadlines = Deadlines(deadline_s)
         # Unique among processes by its random head, among requests by its count; it is no secret.
@@ -54,6 +65,8 @@ class Envelope:
 
         task = self._deadlines.enter()
         try:
+            if self._identify is not None:
+                await self._identify(scope)
             app = self._direct.get((scope.get("method"), scope.get("path")), self._app)
             if method == "OPTIONS":
                 app = options(self._app, scope["path"])

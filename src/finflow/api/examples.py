@@ -98,13 +98,13 @@ _TRANSACTION_VIEW: Final = TransactionView(
     _AT, _AT, "Cash deposit", "dep-2026-0001",
 )  # fmt: skip
 _CHANGE_VIEW: Final = ChangeView(
-    5, _AT, "local", "freeze-1042", "change_account", _ALICE, "done", None, None,
+    5, _AT, "cli_back_office", "freeze-1042", "change_account", _ALICE, "done", None, None,
     {"account_id": _ALICE, "status": "frozen"},
 )  # fmt: skip
 
 _VALUES: Final[tuple[msgspec.Struct, ...]] = (
     NewTenant("Example Bank"),
-    NewLedger(_TENANT, "Retail"),
+    NewLedger("Retail"),
     NewAsset(_LEDGER, "POINTS", 0),
     NewAccount(_LEDGER, "SGD", "liability", "0.00", None, "customer-1042", {"branch": "1"}),
     AccountChange(overdraft_limit="100.00", metadata={"branch": "2"}),

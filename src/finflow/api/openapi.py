@@ -18,11 +18,22 @@ from finflow.api.answers import Answer, encode
 from finflow.api.contract import problems_of
 from finflow.api.decoding import HttpRequest
 from finflow.api.examples import EXAMPLES, NDJSON_EXAMPLE, PARAMETERS, REFUSED_READINESS
+from finflow.api.identity import OPEN
 from finflow.api.listings import compressed
 from finflow.api.problems import problem_body
 from finflow.api.schemas import Problem
 from finflow.kernel.errors import FinFlowError, Kind
 
+SCHEME: Final = "clientCredentials"
+_MEANINGS: Final = {
+    "accounts:read": "Read accounts, balances and entries.",
+    "accounts:write": "Open and change accounts.",
+    "transactions:read": "Read transactions.",
+    "transactions:write": "Post, capture, void, expire and reverse transactions.",
+    "ledgers:read": "Read tenants and ledgers, trial balances and changes.",
+    "ledgers:write": "Open ledgers and declare assets.",
+    "admin": "Clients of one's own tenant; without a tenant, the platform's operator.",
+}
 _REF: Final = "#/components/schemas/{name}"
 _KEY: Final = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"}
 _REQUEST_ID: Final = {
@@ -40,7 +51,7 @@ _IF_MATCH: Final = {
 _MAY_BE_LEFT_OUT: Final = ("Capture", "Void", "Expiry", "Reversal", "StatusChange")
 
 
-@get("/openapi.json", include_in_schema=False)
+@get("/openapi.json", opt={"scope": "open"}, include_in_schema=False)
 async def openapi_json(request: HttpRequest) -> Answer:
     app = request.scope["litestar_app"]
     found: bytes | None = getattr(app.state, "openapi", None)
@@ -62,8 +73,15 @@ def document(handlers: Sequence[HTTPRouteHandler]) -> dict[str, Any]:
             for method in handler.http_methods:
                 _complete(item[method.lower()], handler, named)
     _, components = msgspec.json.schema_components(tuple(named.values()), ref_template=_REF)
-    written["components"] = {"schemas": dict(sorted(components.items()))}
+    schemas = dict(sorted(components.items()))
+    written["components"] = {"schemas": schemas, "securitySchemes": {SCHEME: _security()}}
     return written
+
+
+def _security() -> dict[str, Any]:
+    """How a caller gets its token, and every scope that it can have."""
+    flow = {"tokenUrl": "/oauth/token", "scopes": dict(_MEANINGS)}
+    return {"type": "oauth2", "flows": {"clientCredentials": flow}}
 
 
 def _handlers(app: Litestar) -> list[HTTPRouteHandler]:
@@ -84,6 +102,7 @@ def _complete(operation: dict[str, Any], handler: HTTPRouteHandler, named: dict[
     parameters = [_described(parameter) for parameter in operation.get("parameters", [])]
     parameters += _query_parameters(opt["query"]) if "query" in opt else []
     operation["parameters"] = parameters + _header_parameters(opt)
+    operation["security"] = [] if opt["scope"] == OPEN else [{SCHEME: [opt["scope"]]}]
     operation["tags"] = [_tag(next(iter(handler.paths)))]
     if "takes" in opt:
         operation["requestBody"] = _body(opt, named)

@@ -44,6 +44,13 @@ _ENTRIES = (
     Kind("precondition_required", 428, "Changing an account needs an If-Match header.", "Read the account and send the ETag of the answer as If-Match, or `*` to change it whatever it is now."),
     Kind("route_unknown", 404, "There is no such route.", "See /openapi.json for the routes."),
     Kind("method_not_allowed", 405, "The route does not answer this method.", "The Allow header lists the methods it answers."),
+    # Who asks, and whether they may.
+    Kind("token_missing", 401, "The request has no access token.", "Send `Authorization: Bearer TOKEN`; `finflow token` prints one for local use, POST /oauth/token gives one to a client."),
+    Kind("token_invalid", 401, "The access token is not one that this service trusts.", "Get a new token; check the issuer, the audience and the key that it was signed with."),
+    Kind("token_expired", 401, "The access token has expired.", "Get a new token; they live 15 minutes at most."),
+    Kind("scope_insufficient", 403, "The access token lacks the scope that this route needs.", "Ask for a token with the scope that `param` names."),
+    Kind("tenant_required", 403, "The route belongs to tenants, and the access token names none.", "Use a token of the tenant; the operator of the platform sees nobody's money."),
+    Kind("operator_required", 403, "The route belongs to the operator of the platform, and the access token names a tenant.", "Use a token of scope admin without a tenant."),
     # What is not there.
     Kind("tenant_unknown", 404, "No such tenant.", "Check the id."),
     Kind("ledger_unknown", 404, "No such ledger.", "Check the id."),

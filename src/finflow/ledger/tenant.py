@@ -76,7 +76,14 @@ class TenantLedgers:
 
     async def tenants(self, span: Span) -> Page[views.TenantView]:
         """This tenant alone, as the one page of a list."""
-        return Page([] if span.after else [await self.tenant(self.tenant_id)], None)
+        if span.after is not None and span.after >= self._tenant_no:
+            return Page([], None)
+        try:
+            return Page([await self.tenant(self.tenant_id)], None)
+        except FinFlowError as error:
+            if error.kind.code != "tenant_unknown":
+                raise
+            return Page([], None)
 
     async def tenant(self, tenant_id: str) -> views.TenantView:
         """This tenant. Raises tenant_unknown for any other."""
