@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from finflow.kernel.errors import FinFlowError
-from finflow.limits.model import MAX_BURST, MAX_CONCURRENCY, MAX_PER_S
+from finflow.limits.model import MAX_BURST, MAX_CONCURRENCY, MAX_PER_S, Limits
 from finflow.telemetry.redaction import redact
 
 if TYPE_CHECKING:
     import asyncpg
 
     from finflow.ledger.service import LedgerService
+    from finflow.limits.service import LimitService
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -218,9 +219,12 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
 class Services:
     """What one API worker works with, while it runs. Made by `services()`."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", ledger: "LedgerService") -> None:
+    def __init__(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", ledger: "LedgerService", limits: "LimitService"
+    ) -> None:
         self._pool = pool
         self.ledger = ledger
+        self.limits = limits
 
     async def reachable(self, within_s: float) -> bool:
         """Whether the database answers within so many seconds."""
@@ -242,17 +246,23 @@ async def services(config: Config) -> AsyncIterator[Services]:
     from finflow.db.pool import open_pool  # here, because asking for the configuration must stay fast
     from finflow.db.readers import open_readers
     from finflow.ledger.service import LedgerService
+    from finflow.limits.buckets import Buckets
+    from finflow.limits.service import LimitService
 
     if config.database_url is None:
         raise FinFlowError("setting_malformed", "FINFLOW_DATABASE_URL is not set.", "FINFLOW_DATABASE_URL")
+    default = Limits(config.tenant_requests_per_s, config.tenant_burst, config.tenant_concurrency)
+    buckets = Buckets(config.limits_file)
     pool = await open_pool(config.database_url, application_name="finflow api")
     try:
         readers = await open_readers(config.database_url, application_name="finflow api reads")
         try:
             ledger = LedgerService(pool, readers)
-            yield Services(pool, ledger)
+            limits = LimitService(pool, buckets, default, config.unverified_per_s)
+            yield Services(pool, ledger, limits)
             await ledger.close()
         finally:
             await readers.close()
     finally:
         await pool.close()
+        buckets.close()

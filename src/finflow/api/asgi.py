@@ -20,13 +20,15 @@ from finflow.api import (
     health,
     identity,
     ledgers,
+    limits,
     openapi,
     state,
     transactions,
 )
+from finflow.api.admission import Doorkeeper
 from finflow.api.decoding import BATCH_BODY_LIMIT
 from finflow.api.direct import table
-from finflow.api.envelope import DEADLINE_S, Envelope
+from finflow.api.envelope import DEADLINE_S, Door, Envelope
 from finflow.api.problems import on_error
 from finflow.api.state import Services
 from finflow.ledger.service import LedgerService
@@ -51,6 +53,8 @@ HANDLERS: Final = (
     ledgers.read_trial_balance,
     ledgers.list_changes,
     ledgers.declare_asset,
+    limits.read_limits,
+    limits.change_limits,
     accounts.open_account,
     accounts.change_account,
     accounts.freeze_account,
@@ -74,8 +78,11 @@ HANDLERS: Final = (
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
 
-def build(open_services: OpenServices, deadline_s: float = DEADLINE_S) -> Envelope:
-    """The ASGI application over these services, which are opened at start-up and closed at shutdown."""
+def build(open_services: OpenServices, deadline_s: float = DEADLINE_S, door: Door | None = None) -> Envelope:
+    """The ASGI application over these services, which are opened at start-up and closed at shutdown.
+
+    Requests pass a Doorkeeper unless there is another `door`, which is for measurements alone.
+    """
     app = Litestar(
         list(HANDLERS),
         lifespan=[_lifespan(open_services)],
@@ -86,11 +93,8 @@ def build(open_services: OpenServices, deadline_s: float = DEADLINE_S) -> Envelo
         state=State({"handlers": HANDLERS}),
         request_max_body_size=BATCH_BODY_LIMIT,
     )
-
-    async def identify(scope: Any) -> None:
-        await identity.identify(scope, app.state.services.verifier)
-
-    return Envelope(app, deadline_s, table(app, HANDLERS), identify)
+    door = door or Doorkeeper(lambda: app.state.services)
+    return Envelope(app, deadline_s, table(app, HANDLERS), door)
 
 
 def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
@@ -98,12 +102,16 @@ def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsync
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_services() as services:
             state.put(app, services)
-            sweeper = asyncio.create_task(_sweep(services.ledger), name="sweep-expired-holds")
+            beside = [
+                asyncio.create_task(_sweep(services.ledger), name="sweep-expired-holds"),
+                asyncio.create_task(services.limits.watch(), name="watch-limits"),
+            ]
             try:
                 yield
             finally:
-                sweeper.cancel()
-                await asyncio.gather(sweeper, return_exceptions=True)
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)
 
     return lifespan
 

@@ -9,6 +9,7 @@ from finflow.kernel.errors import CATALOGUE, Kind
 
 _ALWAYS: Final = ("deadline_exceeded", "internal")
 _WITH_TOKEN: Final = ("token_missing", "token_invalid", "token_expired", "scope_insufficient")
+_LIMITED: Final = ("rate_limited", "concurrency_limited")
 # What a caller hears who belongs to a tenant where none may, or to none where one must.
 _MISPLACED: Final = {"required": ("tenant_required",), "optional": (), "none": ("operator_required",)}
 _WITH_DATABASE: Final = ("database_unreachable",)
@@ -56,6 +57,7 @@ _REFUSALS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "StatusChange": ("precondition_failed", "account_closed", "account_not_empty"),
     "NewAsset": ("ledger_unknown", "field_too_long", "text_malformed", "asset_conflict"),
+    "LimitsChange": ("precondition_required", "precondition_failed"),
     "NewLedger": ("tenant_unknown",),
 }  # fmt: skip
 _FOUND_BY_PATH: Final = {
@@ -70,7 +72,7 @@ def problems_of(path: str, opt: dict[str, Any]) -> list[Kind]:
     """The catalogue's entries that a route can answer, by status and code; `opt` is the handler's."""
     codes = set(_ALWAYS)
     if opt["scope"] != "open":
-        codes |= {*_WITH_TOKEN, *_MISPLACED[opt.get("tenant", "required")]}
+        codes |= {*_WITH_TOKEN, *_LIMITED, *_MISPLACED[opt.get("tenant", "required")]}
     if path.startswith("/v1/"):
         codes |= {*_WITH_DATABASE, "request_malformed"}
     if "takes" in opt:

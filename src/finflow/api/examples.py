@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
+from finflow.api.limits import LimitsChange
 from finflow.api.schemas import (
     AccountChange,
     AccountPage,
@@ -48,6 +49,7 @@ from finflow.ledger.views import (
     TransactionView,
     TrialBalanceView,
 )
+from finflow.limits.service import LimitsView
 
 _AT: Final = datetime(2026, 11, 22, 19, 0, 0, 123456, UTC)
 _LATER: Final = datetime(2026, 11, 29, 19, 0, 0, 123456, UTC)
@@ -103,6 +105,8 @@ _CHANGE_VIEW: Final = ChangeView(
 )  # fmt: skip
 
 _VALUES: Final[tuple[msgspec.Struct, ...]] = (
+    LimitsChange(requests_per_s=200, burst=400),
+    LimitsView(_TENANT, 200, 400, 256, ["requests_per_s", "burst"], 1),
     NewTenant("Example Bank"),
     NewLedger("Retail"),
     NewAsset(_LEDGER, "POINTS", 0),

@@ -42,6 +42,11 @@ _REQUEST_ID: Final = {
 }
 
 
+_RETRY_AFTER: Final = {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds to wait."}
+_LIMIT_HEADERS: Final = {
+    "RateLimit": {"schema": {"type": "string"}, "description": "What is left of the tenant's limits."},
+    "RateLimit-Policy": {"schema": {"type": "string"}, "description": "What the tenant's limits are."},
+}
 # Not "required" in the sense of the document: its lack has a status of its own.
 _IF_MATCH: Final = {
     "required": {"type": "string", "description": "An ETag, several, or `*`. Without it: 428."},
@@ -158,12 +163,16 @@ def _responses(handler: HTTPRouteHandler, named: dict[str, type]) -> dict[str, A
         }
     if "tagged" in opt:
         headers["ETag"] = {"schema": {"type": "string"}, "description": "Stands for this state of it."}
+    if opt["scope"] != OPEN:
+        headers |= _LIMIT_HEADERS
     responses = {str(handler.status_code): {"description": "Done.", "content": good, "headers": headers}}
     if "conditional" in opt:
         responses["304"] = {"description": "If-None-Match names what it still is.", "headers": headers}
     path = next(iter(handler.paths))
     for status, kinds in groupby(problems_of(path, opt), key=lambda kind: kind.status):
         responses[str(status)] = _problems(list(kinds), named)
+        if status == 429:
+            responses[str(status)]["headers"] = {"Retry-After": _RETRY_AFTER, **_LIMIT_HEADERS}
     if "refuses" in opt:
         refusal = {"schema": _named(opt["refuses"], named), "example": REFUSED_READINESS}
         responses["503"] = {"description": "Not now.", "content": {"application/json": refusal}}

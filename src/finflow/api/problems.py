@@ -11,6 +11,7 @@ from litestar.exceptions import (
     NotFoundException,
 )
 
+from finflow.api.admission import Refused
 from finflow.api.answers import PROBLEM_JSON, REPLAYED, Answer, Header, encode
 from finflow.api.methods import allowed
 from finflow.api.schemas import Problem
@@ -30,6 +31,8 @@ def problem(error: FinFlowError, request_id: str, replayed: bool = False) -> Ans
     headers: list[Header] = [PROBLEM_JSON]
     if kind.status == 503 or (kind.status == 409 and kind.retryable):
         headers.append(RETRY_AFTER)
+    if isinstance(error, Refused):
+        headers += [(b"retry-after", b"%d" % error.wait_s), *error.headers]
     if kind.status in _CHALLENGED:
         headers.append(_challenge(error))
     if replayed:

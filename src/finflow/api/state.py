@@ -8,6 +8,7 @@ from finflow.ledger.lists import Page, Span
 from finflow.ledger.service import LedgerService
 from finflow.ledger.tenant import TenantLedgers
 from finflow.ledger.views import LedgerView, TenantView
+from finflow.limits.service import LimitService
 
 
 class Services(Protocol):
@@ -18,6 +19,9 @@ class Services(Protocol):
 
     @property
     def verifier(self) -> Verifies: ...
+
+    @property
+    def limits(self) -> LimitService: ...
 
     async def reachable(self, within_s: float) -> bool:
         """Whether the database answers within so many seconds."""
