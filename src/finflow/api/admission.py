@@ -2,15 +2,18 @@
 
 It stands before routing and before the body, and a refusal costs one look into shared memory and a small
 answer. Whoever is refused is answered a moment later: a client that asks again at once, on however many
-connections, then spends its time waiting instead of this process's. See docs/adr/0011.
+connections, then spends its time waiting instead of this process's. Who is not known yet is bounded by the
+address: requests for tokens, and tokens that have failed their check. See docs/adr/0011.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from finflow.api.answers import Header
-from finflow.api.identity import Verifies, identify
+from finflow.api.identity import Verifies, bearer, identify
 from finflow.kernel.errors import FinFlowError
 from finflow.limits.service import LimitService
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 PAUSE_S: Final = 0.25
 MAX_PAUSED: Final = 512
+MAX_FLOODS: Final = 1_000
+OAUTH_PATH: Final = "/oauth/token"
 
 Headers = tuple[Header, ...]
 
@@ -49,6 +54,8 @@ class Doorkeeper:
         self._services = services
         self._pause_s = pause_s
         self._paused = 0
+        # Addresses that sent too many bad tokens, and until when their unknown ones are not looked at.
+        self._floods: dict[str, float] = {}
 
     async def enter(self, scope: Any) -> Headers:
         """Put the caller on the request's state and let it in; the headers say what is left. Raises Refused.
@@ -56,9 +63,13 @@ class Doorkeeper:
         A request without a good token is not a tenant's: the route refuses it, or is open.
         """
         services, state = self._services(), scope["state"]
+        if self._floods or scope["path"] == OAUTH_PATH:
+            await self._hold_strangers(scope, services)
         await identify(scope, services.verifier)
         principal: Principal | None = state.get("principal")
         if principal is None:
+            if "unidentified" in state:
+                self._charge(_address(scope), services.limits)
             return ()
         entry = services.limits.enter(principal.tenant_id)
         if entry.code is None:
@@ -73,6 +84,28 @@ class Doorkeeper:
         if "inside" in state:
             self._services().limits.leave(state.pop("inside"))
 
+    async def _hold_strangers(self, scope: Any, services: Services) -> None:
+        """Raises Refused for whoever would cost work without being known, and has cost too much already."""
+        address = _address(scope)
+        if scope["path"] == OAUTH_PATH:
+            wait_s = services.limits.stranger(address)
+        else:
+            wait_s = math.ceil(self._floods.get(address, 0.0) - monotonic())
+            token = bearer(scope["headers"]) if wait_s > 0 else None
+            if token is None or services.verifier.knows(token, time()):
+                return
+        if wait_s > 0:
+            await self._pause()
+            raise Refused("rate_limited", wait_s)
+
+    def _charge(self, address: str, limits: LimitService) -> None:
+        """Count a token that failed its check against the address that sent it."""
+        wait_s = limits.stranger(address)
+        if wait_s:
+            if len(self._floods) >= MAX_FLOODS:
+                self._floods.clear()
+            self._floods[address] = monotonic() + wait_s
+
     async def _pause(self) -> None:
         """Hold an answer back; with too many held back already it goes out at once."""
         if self._paused >= MAX_PAUSED:
@@ -82,3 +115,9 @@ class Doorkeeper:
             await asyncio.sleep(self._pause_s)
         finally:
             self._paused -= 1
+
+
+def _address(scope: Any) -> str:
+    """The peer's address; the same for all where there is none, as behind a socket of this machine."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""

@@ -28,20 +28,24 @@ class Verifies(Protocol):
         """Whose token it is. Raises token_invalid or token_expired."""
         ...
 
+    def knows(self, token: str, now_s: float) -> bool:
+        """Whether the token was found good before, so that looking at it again costs nothing."""
+        ...
+
 
 async def identify(scope: Any, verifier: Verifies) -> None:
     """Put the caller on the request's state, or what is wrong with the token. Whether that matters, the
     route says."""
     state = scope["state"]
     try:
-        token = _bearer(scope["headers"])
+        token = bearer(scope["headers"])
         if token is not None:
             state["principal"] = await verifier.verify(token, time())
     except FinFlowError as error:
         state["unidentified"] = error
 
 
-def _bearer(headers: Any) -> str | None:
+def bearer(headers: Any) -> str | None:
     """The token of the Authorization header, or None without one. Raises token_invalid."""
     given = [value for name, value in headers if name == b"authorization"]
     if not given:
