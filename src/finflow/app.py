@@ -16,9 +16,12 @@ from finflow.telemetry.redaction import redact
 if TYPE_CHECKING:
     import asyncpg
 
+    from finflow.identity.service import IdentityService
     from finflow.ledger.service import LedgerService
     from finflow.limits.service import LimitService
 
+# A worker that nobody told its address is asked by whoever runs it.
+LOCAL_ISSUER: Final = "http://127.0.0.1:8400"
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -65,6 +68,12 @@ def _database_url(text: str) -> str:
     return text
 
 
+def _http_url(text: str) -> str:
+    if not text.startswith(("https://", "http://")) or not text.isprintable() or " " in text:
+        raise ValueError("it does not begin with https:// or http://")
+    return text.rstrip("/")
+
+
 def _between(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
@@ -101,6 +110,14 @@ SETTINGS: Final = (
     Setting("workers", "How many API worker processes run.", lambda: os.cpu_count() or 1, _count),
     Setting("log_level", "The least severe log lines that are written.", lambda: "info", _level),
     Setting("target", "The ASGI application that the workers serve.", _default_target, _target),
+    Setting("keys", "The folder of the keys that sign access tokens [DATA/keys].", _nothing, _path),
+    Setting(
+        "issuer",
+        "The URL under which clients reach the API, which its access tokens are from and for [its own].",
+        _nothing,
+        _http_url,
+    ),
+    Setting("issuers", "A TOML file of other issuers whose access tokens are trusted.", _nothing, _path),
     Setting(
         "tenant_requests_per_s",
         "How many requests a second a tenant may send to this host, unless it has limits of its own.",
@@ -143,6 +160,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     log_level: str
     target: str
+    keys: Path | None
+    issuer: str | None
+    issuers: Path | None
     tenant_requests_per_s: int
     tenant_burst: int
     tenant_concurrency: int
@@ -162,6 +182,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         for setting in SETTINGS:
             values[setting.name], sources[setting.name] = _value(setting, flags, environ)
         return cls(**values, sources=sources)
+
+    @property
+    def keys_folder(self) -> Path:
+        """Where the keys lie that sign access tokens."""
+        return self.keys or self.data / "keys"
 
     def rendered(self) -> list[dict[str, str | None]]:
         """Name, value, source and meaning of every setting, passwords masked; what `finflow info` shows."""
@@ -207,7 +232,13 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
         port=config.port,
         database_url=config.database_url,
         target=config.target,
+        keys=config.keys_folder,
         environment={
+            **{
+                f"FINFLOW_{name.upper()}": str(value)
+                for name in ("issuer", "issuers")
+                if (value := getattr(config, name))
+            },
             "FINFLOW_DATA": str(config.data),
             "FINFLOW_LOG_LEVEL": config.log_level,
             **{f"FINFLOW_{name.upper()}": str(getattr(config, name)) for name in _LIMITS},
@@ -220,9 +251,15 @@ class Services:
     """What one API worker works with, while it runs. Made by `services()`."""
 
     def __init__(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", ledger: "LedgerService", limits: "LimitService"
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        ledger: "LedgerService",
+        limits: "LimitService",
+        identity: "IdentityService",
     ) -> None:
         self._pool = pool
+        self.identity = identity
+        self.verifier = identity.verifier
         self.ledger = ledger
         self.limits = limits
 
@@ -235,6 +272,16 @@ class Services:
                 return bool(await connection.fetchval("SELECT true"))
         except (FinFlowError, TimeoutError):
             return False
+
+
+def identified(
+    config: Config, pool: "asyncpg.Pool[asyncpg.Record]"
+) -> "AbstractAsyncContextManager[IdentityService]":
+    """The identity service over these keys, kept up to date until the end of the block."""
+    from finflow.identity.keys import KeyFolder
+    from finflow.identity.service import open_identity
+
+    return open_identity(pool, KeyFolder(config.keys_folder), config.issuer or LOCAL_ISSUER)
 
 
 @asynccontextmanager
@@ -259,7 +306,8 @@ async def services(config: Config) -> AsyncIterator[Services]:
         try:
             ledger = LedgerService(pool, readers)
             limits = LimitService(pool, buckets, default, config.unverified_per_s)
-            yield Services(pool, ledger, limits)
+            async with identified(config, pool) as identity:
+                yield Services(pool, ledger, limits, identity)
             await ledger.close()
         finally:
             await readers.close()

@@ -50,6 +50,7 @@ _ENTRIES = (
     Kind("token_expired", 401, "The access token has expired.", "Get a new token; they live 15 minutes at most."),
     Kind("scope_insufficient", 403, "The access token lacks the scope that this route needs.", "Ask for a token with the scope that `param` names."),
     Kind("tenant_required", 403, "The route belongs to tenants, and the access token names none.", "Use a token of the tenant; the operator of the platform sees nobody's money."),
+    Kind("signing_key_unknown", 503, "There is no such signing key.", "`finflow key list` shows the keys; `finflow key rotate` makes one.", EXIT_UNREACHABLE),
     Kind("operator_required", 403, "The route belongs to the operator of the platform, and the access token names a tenant.", "Use a token of scope admin without a tenant."),
     # What is not there.
     Kind("tenant_unknown", 404, "No such tenant.", "Check the id."),

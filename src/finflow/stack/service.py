@@ -8,6 +8,7 @@ async with running(StackSettings(data=Path("/srv/finflow"), workers=2)) as stack
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import msgspec
 
 from finflow.db.migrations import migrate
 from finflow.db.pool import check_version, connect
+from finflow.identity.keys import KeyFolder
 from finflow.kernel.errors import FinFlowError
 from finflow.stack import ports
 from finflow.stack.fleet import Fleet
@@ -31,7 +33,8 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What to run. Without `database_url` an embedded PostgreSQL runs in the data folder.
 
     `port` None means the default port, or a free one where that is taken; `environment` is added to the
-    workers'; `durable=False` is for tests of things other than durability.
+    workers'; `keys` is the folder of the keys that sign access tokens, in the data folder by default;
+    `durable=False` is for tests of things other than durability.
     """
 
     data: Path
@@ -40,6 +43,7 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: int | None = None
     database_url: str | None = None
     target: str = "finflow.api.asgi:application"
+    keys: Path | None = None
     environment: Mapping[str, str] = {}
     durable: bool = True
 
@@ -103,8 +107,12 @@ class Stack:
         bound = ports.reserve(self.settings.host, self.settings.port)
         # What an earlier run left there counted for that run.
         self._memory.unlink(missing_ok=True)
+        keys = self.settings.keys or self.folder.root / "keys"
+        KeyFolder(keys).ensure(time.time())
         environment = {
+            "FINFLOW_ISSUER": ports.url_of(*bound.getsockname()[:2]),
             **self.settings.environment,
+            "FINFLOW_KEYS": str(keys),
             "FINFLOW_DATABASE_URL": self.database_url,
             "FINFLOW_LIMITS_FILE": str(self._memory),
         }
