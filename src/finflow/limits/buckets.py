@@ -42,6 +42,8 @@ class Buckets:
         self._file = None if path is None else _opened(path)
         self._memory = mmap.mmap(-1 if self._file is None else self._file, SIZE_BYTES)
         self._words = memoryview(self._memory).cast("q")
+        # Where keys were seen last: each place is looked at again, under the lock.
+        self._seen: dict[int, int] = {}
         # Sets whose lock was not to be had, and until when nobody waits for it again.
         self._stuck: dict[int, int] = {}
 
@@ -51,9 +53,11 @@ class Buckets:
         locked = self._file is not None and self._lock(self._file, chosen)
         try:
             now_ns = monotonic_ns()
-            place = self._place(key, chosen * WAYS * 2)
-            verdict = decide(self._words[place + 1], now_ns, interval_ns, burst, cost)
-            self._words[place + 1] = verdict.full_at_ns
+            words, place = self._words, self._seen.get(key, 0)
+            if words[place] != key:
+                place = self._place(key, chosen * WAYS * 2)
+            verdict = decide(words[place + 1], now_ns, interval_ns, burst, cost)
+            words[place + 1] = verdict.full_at_ns
             return verdict
         finally:
             if locked:
@@ -82,12 +86,14 @@ class Buckets:
     def _place(self, key: int, first: int) -> int:
         """Where the key's bucket is, or is from now on: of a full set, in the place that forgets least."""
         places = self._words[first : first + 2 * WAYS].tolist()
-        keys = places[::2]
-        if key in keys:
-            return first + 2 * keys.index(key)
-        moments = places[1::2]
-        place = first + 2 * moments.index(min(moments))
-        self._words[place], self._words[place + 1] = key, 0
+        keys, moments = places[::2], places[1::2]
+        found = key in keys
+        place = first + 2 * (keys.index(key) if found else moments.index(min(moments)))
+        if not found:
+            self._words[place], self._words[place + 1] = key, 0
+        if len(self._seen) >= SETS * WAYS:
+            self._seen.clear()
+        self._seen[key] = place
         return place
 
 
