@@ -1,7 +1,7 @@
 """Connections to PostgreSQL, with a bound and a deadline on everything.
 
-`search_path` is never touched, so a transaction pooler in between sees nothing of us; behind one, pass
-`statement_cache_size=0`. What the network and the disk do becomes an error of the catalogue here.
+`search_path` is never touched. Readers (readers.py) keep a role and a place in their session, so a pooler in
+between has to pool sessions. What the network and the disk do becomes an error of the catalogue here.
 """
 
 import asyncio
