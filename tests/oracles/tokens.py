@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from finflow.identity.keys import KeyFolder, SigningKey
-from finflow.identity.model import SCOPES
+from finflow.identity.jose import PublicKey
+from finflow.identity.keys import KeyFolder, Keyring, SigningKey
+from finflow.identity.model import SCOPES, Trust
 from finflow.identity.tokens import mint
+from finflow.identity.verifier import Issuer, Verifier
 
 ISSUER: Final = "http://test"
 FOLDER: Final = Path(tempfile.mkdtemp(prefix="ff-keys-"))
@@ -23,6 +25,16 @@ def token(tenant_id: str | None, *scopes: str, subject: str = "test", now_s: flo
     """A token of these scopes, fresh unless it was minted at another time."""
     at_s = time.time() if now_s is None else now_s
     return mint(_KEY, issuer=ISSUER, subject=subject, tenant_id=tenant_id, scopes=scopes, now_s=at_s)
+
+
+def verifier() -> Verifier:
+    """What believes these tokens, without any database."""
+    ring = Keyring(KeyFolder(FOLDER))
+
+    async def find(kid: str | None, now_s: float) -> PublicKey | None:
+        return None if kid is None else ring.find(kid, now_s)
+
+    return Verifier({ISSUER: Issuer(Trust(issuer=ISSUER, audience=ISSUER, operator=True), find)})
 
 
 def tenant_token(tenant_id: str, *scopes: str, subject: str = "test") -> str:

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from oracles.tokens import FLAGS, operator_token
+
 
 def free_port() -> int:
     with socket.socket() as bound:
@@ -20,13 +22,15 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def worker(database_url: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
-    """One worker on a free port, and a client of it; the worker is stopped at the end if it still runs."""
+    """One worker on a free port, and the operator's client of it; the worker is stopped at the end."""
     port = free_port()
     program = [sys.executable, "-P", "-m", "finflow.stack.serve", "finflow.api.asgi:application", "127.0.0.1"]
-    environment = os.environ | {"FINFLOW_DATABASE_URL": database_url, "FINFLOW_LOG_LEVEL": "error"}
+    flags = {"database_url": database_url, "log_level": "error", **FLAGS}
+    environment = os.environ | {f"FINFLOW_{name.upper()}": str(value) for name, value in flags.items()}
     child = await asyncio.create_subprocess_exec(*program, str(port), env=environment)
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {operator_token()}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
             await _until_ready(client)
             yield child, client
     finally:
