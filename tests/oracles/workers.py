@@ -25,7 +25,7 @@ async def worker(database_url: str) -> AsyncIterator[tuple[asyncio.subprocess.Pr
     """One worker on a free port, and the operator's client of it; the worker is stopped at the end."""
     port = free_port()
     program = [sys.executable, "-P", "-m", "finflow.stack.serve", "finflow.api.asgi:application", "127.0.0.1"]
-    flags = {"database_url": database_url, "log_level": "error", **FLAGS}
+    flags = {"database_url": database_url, "log_level": "error", "unverified_per_s": 100_000, **FLAGS}
     environment = os.environ | {f"FINFLOW_{name.upper()}": str(value) for name, value in flags.items()}
     child = await asyncio.create_subprocess_exec(*program, str(port), env=environment)
     try:
