@@ -67,13 +67,15 @@ end
 EMPTY = "function done(s, l, r) print(string.format('RESULT %d %d 0 0 0 0', s.requests, s.duration)) end"
 
 
-async def wrk(url: str, script: str, seconds: int, *arguments: str) -> dict[str, float]:
+async def wrk(
+    url: str, script: str, seconds: int, *arguments: str, connections: int = CONNECTIONS
+) -> dict[str, float]:
     """Runs wrk once; requests a second, errors, and latency quantiles in milliseconds."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()
         process = await asyncio.create_subprocess_exec(
-            "wrk", "-t2", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s", "-s", file.name, url, "--",
+            "wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", file.name, url, "--",
             *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         output = (await process.communicate())[0].decode()
