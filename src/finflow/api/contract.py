@@ -59,12 +59,16 @@ _REFUSALS: Final[dict[str, tuple[str, ...]]] = {
     "NewAsset": ("ledger_unknown", "field_too_long", "text_malformed", "asset_conflict"),
     "LimitsChange": ("precondition_required", "precondition_failed"),
     "NewLedger": ("tenant_unknown",),
+    "NewClient": ("tenant_unknown", "scope_not_granted", "jwk_malformed"),
+    "NewClientKey": ("client_revoked", "client_keys_full", "client_key_taken", "jwk_malformed"),
 }  # fmt: skip
 _FOUND_BY_PATH: Final = {
     "account_id": "resource_unknown",
     "transaction_id": "resource_unknown",
     "ledger_id": "ledger_unknown",
     "tenant_id": "tenant_unknown",
+    "client_id": "client_unknown",
+    "kid": "client_key_unknown",
 }
 
 
@@ -77,6 +81,9 @@ def problems_of(path: str, opt: dict[str, Any]) -> list[Kind]:
         codes |= {*_WITH_DATABASE, "request_malformed"}
     if "takes" in opt:
         codes |= {*_WITH_BODY, *_REFUSALS.get(opt["takes"].__name__, ())}
+    if "form" in opt:
+        # The rest of what a form can get wrong is told in the words of RFC 6749.
+        codes |= {*_WITH_DATABASE, "request_too_large", "rate_limited"}
     if "key" in opt:
         codes |= {*_WITH_KEY, *_COMMAND}
     if opt.get("key") == "required":

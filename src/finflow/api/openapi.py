@@ -109,6 +109,8 @@ def _complete(operation: dict[str, Any], handler: HTTPRouteHandler, named: dict[
     operation["parameters"] = parameters + _header_parameters(opt)
     operation["security"] = [] if opt["scope"] == OPEN else [{SCHEME: [opt["scope"]]}]
     operation["tags"] = [_tag(next(iter(handler.paths)))]
+    if "form" in opt:
+        operation["requestBody"] = _form(opt["form"], named)
     if "takes" in opt:
         operation["requestBody"] = _body(opt, named)
     operation["responses"] = _responses(handler, named)
@@ -116,7 +118,9 @@ def _complete(operation: dict[str, Any], handler: HTTPRouteHandler, named: dict[
 
 def _tag(path: str) -> str:
     """What a route is about, as the documentation page groups it."""
-    return path.split("/")[2].partition(":")[0].capitalize() if path.startswith("/v1/") else "Health"
+    if path.startswith("/v1/"):
+        return path.split("/")[2].partition(":")[0].capitalize()
+    return "Oauth" if path.startswith(("/oauth/", "/.well-known/")) else "Health"
 
 
 def _described(parameter: dict[str, Any]) -> dict[str, Any]:
@@ -151,6 +155,11 @@ def _body(opt: dict[str, Any], named: dict[str, type]) -> dict[str, Any]:
     return {"required": shape.__name__ not in _MAY_BE_LEFT_OUT, "content": content}
 
 
+def _form(shape: type, named: dict[str, type]) -> dict[str, Any]:
+    media = {"schema": _named(shape, named), "example": EXAMPLES[shape.__name__]}
+    return {"required": True, "content": {"application/x-www-form-urlencoded": media}}
+
+
 def _responses(handler: HTTPRouteHandler, named: dict[str, type]) -> dict[str, Any]:
     opt = handler.opt
     shape = opt["gives"]
@@ -173,6 +182,11 @@ def _responses(handler: HTTPRouteHandler, named: dict[str, type]) -> dict[str, A
         responses[str(status)] = _problems(list(kinds), named)
         if status == 429:
             responses[str(status)]["headers"] = {"Retry-After": _RETRY_AFTER, **_LIMIT_HEADERS}
+    if "refuses_form" in opt:
+        shape = opt["refuses_form"]
+        refused = {"schema": _named(shape, named), "example": EXAMPLES[shape.__name__]}
+        for status in ("400", "401"):
+            responses[status] = {"description": "Refused.", "content": {"application/json": refused}}
     if "refuses" in opt:
         refusal = {"schema": _named(opt["refuses"], named), "example": REFUSED_READINESS}
         responses["503"] = {"description": "Not now.", "content": {"application/json": refusal}}

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from finflow.api.decoding import HttpRequest
 from finflow.api.identity import Verifies, principal_of
+from finflow.identity.service import IdentityService
 from finflow.ledger.lists import Page, Span
 from finflow.ledger.service import LedgerService
 from finflow.ledger.tenant import TenantLedgers
@@ -19,6 +20,9 @@ class Services(Protocol):
 
     @property
     def verifier(self) -> Verifies: ...
+
+    @property
+    def identity(self) -> IdentityService: ...
 
     @property
     def limits(self) -> LimitService: ...

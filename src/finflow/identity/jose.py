@@ -122,6 +122,11 @@ def public_key(jwk: Mapping[str, Any], kid: str | None = None) -> PublicKey:
     return PublicKey(name, algorithms, shown, key)
 
 
+def preferred(key: PublicKey) -> str:
+    """The algorithm of a key where one has to be named: what it declares, or the common one of its kind."""
+    return next(name for name in ("EdDSA", "ES256", "RS256", "PS256") if name in key.algorithms)
+
+
 def _algorithms(key: Any) -> frozenset[str]:
     if isinstance(key, OKPKey) and key.curve_name == "Ed25519":
         point = _bytes(str(key.as_dict(private=False)["x"]))

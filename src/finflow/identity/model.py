@@ -62,7 +62,7 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
 
 def invalid(why: str) -> FinFlowError:
     """The token_invalid error with its reason."""
-    return FinFlowError("token_invalid", f"The access token is not valid: {why}.")
+    return FinFlowError("token_invalid", f"The token is not valid: {why}.")
 
 
 def principal_of(claims: Mapping[str, object], trust: Trust, now_s: float) -> Principal:
@@ -79,6 +79,23 @@ def principal_of(claims: Mapping[str, object], trust: Trust, now_s: float) -> Pr
         raise invalid("a subject that is too long")
     scopes = scopes_in(claims.get(trust.scope_claim)) & trust.scopes
     return Principal(subject, _tenant(claims, trust), scopes, expires_at_s, trust.issuer)
+
+
+def assertion_of(
+    claims: Mapping[str, object], client_id: str, audiences: Collection[str], now_s: float
+) -> tuple[str, float]:
+    """The `jti` of a client's assertion (RFC 7523), and when it expires.
+
+    Raises token_invalid or token_expired.
+    """
+    if claims.get("iss") != client_id or claims.get("sub") != client_id:
+        raise invalid("`iss` and `sub` are not the client")
+    check_audience(claims, audiences)
+    expires_at_s = check_times(claims, now_s, MAX_ASSERTION_S)
+    jti = claims.get("jti")
+    if not isinstance(jti, str) or not 1 <= len(jti) <= MAX_SUBJECT:
+        raise invalid("`jti` is not 1 to 255 characters")
+    return jti, expires_at_s
 
 
 def _tenant(claims: Mapping[str, object], trust: Trust) -> str | None:

@@ -52,6 +52,16 @@ _ENTRIES = (
     Kind("tenant_required", 403, "The route belongs to tenants, and the access token names none.", "Use a token of the tenant; the operator of the platform sees nobody's money."),
     Kind("signing_key_unknown", 503, "There is no such signing key.", "`finflow key list` shows the keys; `finflow key rotate` makes one.", EXIT_UNREACHABLE),
     Kind("operator_required", 403, "The route belongs to the operator of the platform, and the access token names a tenant.", "Use a token of scope admin without a tenant."),
+    # Clients, their keys, and how they get tokens.
+    Kind("client_unauthenticated", 401, "The client did not prove who it is.", "Sign a new assertion with a key that is registered for the client: `iss` and `sub` its id, `aud` the issuer, at most 5 minutes, a fresh `jti`."),
+    Kind("scope_not_granted", 400, "The client may not have these scopes.", "Ask for fewer; GET /v1/clients/{client_id} shows what a client may have."),
+    Kind("grant_unsupported", 400, "The token endpoint does not know this grant.", "Send grant_type=client_credentials."),
+    Kind("client_unknown", 404, "No such client.", "Check the id; GET /v1/clients lists them."),
+    Kind("client_key_unknown", 404, "The client has no such key.", "GET /v1/clients/{client_id} lists its keys."),
+    Kind("client_revoked", 422, "The client was revoked.", "Create a new client."),
+    Kind("client_keys_full", 422, "The client has eight keys that are not revoked.", "Revoke one that is no longer used."),
+    Kind("client_key_taken", 409, "The client has, or had, a key of this name.", "Give the new key another `kid`."),
+    Kind("jwk_malformed", 422, "The key is not a public key that may sign assertions.", "Send the public JWK of an Ed25519, P-256 or RSA key (2,048 to 4,096 bits), without its private part."),
     # What is not there.
     Kind("tenant_unknown", 404, "No such tenant.", "Check the id."),
     Kind("ledger_unknown", 404, "No such ledger.", "Check the id."),
