@@ -1,10 +1,10 @@
 """What one noisy tenant does to the others: their latency with and without the noise, in turn.
 
-`python -m bench.noisy [--json] [--keep] [--short]`. Three quiet tenants post and read at a fixed rate whatever
-the answers do (an open loop); each request is timed from the moment it was due. Beside them wrk makes noise
-without any pause, on 64 connections: posts of a fourth tenant, which has the shipped limits, or requests
-with a forged token, a fresh one each. A ratio is the quiet tenants' p99 in a stretch with noise over that in
-the stretch before it without. All of it shares the machine's cores, the noise and both load generators too.
+`python -m bench.noisy [--json] [--keep] [--short]`. Three quiet tenants post and read at a fixed rate,
+whatever the answers do (an open loop); each request is timed from the moment it was due. Beside them wrk
+makes noise without any pause, on 64 connections: posts of a fourth tenant, which has the shipped limits, or
+requests with a forged token, a fresh one each. A ratio is the quiet tenants' p99 in a stretch with noise over
+that in the stretch before it, without. All of it shares the machine's cores, both load generators too.
 """
 
 import sys
@@ -27,7 +27,7 @@ import msgspec
 import uvloop
 
 from bench.ground import ledgers, median, quantile, report, token
-from bench.http import SCRIPT, wrk, write_load
+from bench.http import SCRIPT, write_load, wrk
 from bench.ledger import make_ledger
 from finflow.ledger.service import LedgerService
 from finflow.stack.service import Stack, StackSettings, running
@@ -41,9 +41,12 @@ function setup(thread) thread:set("number", math.random(1, 9)) end
 function init(args) bearer, sent = io.open(args[1]):read():sub(1, -12), 0 end
 function request()
   sent = sent + 1
-  return wrk.format("GET", "/v1/ledgers", {["Authorization"] = bearer .. string.format("%d%09d", number, sent)})
+  local forged = bearer .. string.format("%d%09d", number, sent)
+  return wrk.format("GET", "/v1/ledgers", {["Authorization"] = forged})
 end
-function done(s, l, r) print(string.format('RESULT %d %d %d 0 0 0', s.requests, s.duration, s.errors.status)) end
+function done(s, l, r)
+  print(string.format('RESULT %d %d %d 0 0 0', s.requests, s.duration, s.errors.status))
+end
 """
 
 

@@ -1,5 +1,7 @@
 """What tenants may do, kept in the database: changed under a version, followed by every process."""
 
+import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -43,57 +45,81 @@ async def tenants(pool: "asyncpg.Pool[asyncpg.Record]") -> list[str]:
     return [ids.mint("ten", to_micros(at), 0, number) for number in (1, 2)]
 
 
+def begun(service: LimitService, tenant_id: str | None) -> str | None:
+    """The code of a refusal, or None for a request that has begun."""
+    if service.enter(tenant_id).wait_s:
+        return "rate_limited"
+    return None if service.start(tenant_id) else "concurrency_limited"
+
+
 def headers(entry_headers: tuple[tuple[bytes, bytes], ...]) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in entry_headers}
 
 
 async def test_a_tenant_is_held_to_the_default_and_another_is_not_touched(database_url: str) -> None:
     async with limits(database_url) as (service, (one, two)):
-        codes = [service.enter(one).code for _ in range(3)]
-        assert codes == [None] * 3
+        assert [begun(service, one) for _ in range(3)] == [None] * 3
         # The fourth is one too many at a time, and is charged all the same.
-        assert (service.enter(one).code, service.enter(one).code) == ("concurrency_limited",) * 2
+        assert [begun(service, one) for _ in range(2)] == ["concurrency_limited"] * 2
         refused = service.enter(one)
-        assert (refused.code, refused.wait_s) == ("rate_limited", 1)
+        assert (refused.wait_s, refused.delay_s) == (1, 0)
         assert headers(refused.headers) == {
             "ratelimit-policy": '"requests";q=5;w=5, "concurrency";q=3;qu="concurrent-requests"',
             "ratelimit": '"requests";r=0;t=5, "concurrency";r=0',
         }
         entry = service.enter(two)
-        assert (entry.code, headers(entry.headers)["ratelimit"]) == (
-            None,
-            '"requests";r=4;t=1, "concurrency";r=2',
-        )
-        assert service.enter(None).code is None, "the operator has a share of its own"
+        assert (entry.wait_s, entry.delay_s) == (0, 0)
+        assert headers(entry.headers)["ratelimit"] == '"requests";r=4;t=1, "concurrency";r=2'
+        assert begun(service, None) is None, "the operator has a share of its own"
 
 
 async def test_whoever_leaves_makes_room(database_url: str) -> None:
     async with limits(database_url) as (service, (one, _)):
         await service.change(one, {"burst": 1_000}, None, "op")
         for _ in range(20):
-            entries = [service.enter(one).code for _ in range(4)]
+            entries = [begun(service, one) for _ in range(4)]
             assert entries == [None, None, None, "concurrency_limited"]
             for _ in range(3):
                 service.leave(one)
 
 
+async def test_beyond_the_burst_requests_wait_for_their_turn_evenly_and_then_no_more(
+    database_url: str,
+) -> None:
+    async with limits(database_url) as (service, (one, _)):
+        await service.change(one, {"requests_per_s": 100, "burst": 10, "concurrency": 100}, None, "op")
+        began_s = time.monotonic()
+        entries = [service.enter(one) for _ in range(60)]
+        # Whatever time that took gave turns back, a hundred a second.
+        came = math.ceil((time.monotonic() - began_s) * 100)
+        waiting = [entry.delay_s for entry in entries if entry.delay_s]
+        refused = [entry for entry in entries if entry.wait_s]
+        assert 25 <= len(waiting) <= 25 + came
+        assert 60 - 10 - 25 - came <= len(refused) <= 60 - 10 - 25
+        assert all(0 < delay_s <= 0.25 for delay_s in waiting)
+        assert waiting == sorted(waiting)
+        assert {headers(entry.headers)["ratelimit"][:14] for entry in entries if entry.delay_s} == {
+            '"requests";r=0'
+        }
+
+
 async def test_processes_share_the_rate_but_not_the_concurrency(database_url: str, tmp_path: Path) -> None:
     path = tmp_path / "limits"
     async with limits(database_url, path) as (here, (one, _)), limits(database_url, path) as (there, _):
-        assert [service.enter(one).code for service in (here, there, here, there, here)] == [None] * 5
-        assert [service.enter(one).code for service in (here, there)] == ["rate_limited"] * 2
+        assert [begun(service, one) for service in (here, there, here, there, here)] == [None] * 5
+        assert [begun(service, one) for service in (here, there)] == ["rate_limited"] * 2
 
 
 async def test_a_change_counts_here_at_once_and_elsewhere_after_a_look(database_url: str) -> None:
     async with limits(database_url) as (here, (one, two)), limits(database_url) as (there, _):
-        assert there.enter(one).code is None
+        assert begun(there, one) is None
         before = await here.read(one)
         assert (before.requests_per_s, before.burst, before.concurrency) == SLOW
         assert (before.overridden, before.version) == ([], 0)
         changed = await here.change(one, {"burst": 2, "concurrency": 1}, ["0"], "op")
         assert (changed.burst, changed.concurrency, changed.requests_per_s) == (2, 1, 1)
         assert (changed.overridden, changed.version) == (["burst", "concurrency"], 1)
-        assert [here.enter(one).code for _ in range(3)] == [None, "concurrency_limited", "rate_limited"]
+        assert [begun(here, one) for _ in range(3)] == [None, "concurrency_limited", "rate_limited"]
         await there.refresh()
         assert '"requests";q=2;w=2' in headers(there.enter(one).headers)["ratelimit-policy"]
         assert '"requests";q=5;w=5' in headers(there.enter(two).headers)["ratelimit-policy"]
@@ -146,9 +172,9 @@ async def test_shares_are_forgotten_when_they_are_many_but_not_who_is_inside(
 ) -> None:
     monkeypatch.setattr("finflow.limits.service.MAX_SHARES", 3)
     async with limits(database_url) as (service, (one, _)):
-        assert service.enter(one).code is None
+        assert begun(service, one) is None
         for number in range(100, 120):
             tenant = ids.mint("ten", 1, 0, number)
-            assert service.enter(tenant).code is None
+            assert begun(service, tenant) is None
             service.leave(tenant)
-        assert [service.enter(one).code for _ in range(3)] == [None, None, "concurrency_limited"]
+        assert [begun(service, one) for _ in range(3)] == [None, None, "concurrency_limited"]

@@ -1,9 +1,10 @@
 """The door: who a request comes from, and how much of this host they may take.
 
 It stands before routing and before the body, and a refusal costs one look into shared memory and a small
-answer. Whoever is refused is answered a moment later: a client that asks again at once, on however many
-connections, then spends its time waiting instead of this process's. Who is not known yet is bounded by the
-address: requests for tokens, and tokens that have failed their check. See docs/adr/0011.
+answer. Whoever comes a little too fast waits here for its turn, so that what is let in comes evenly; whoever
+comes much too fast is refused, and that answer comes a moment later: a client that asks again at once, on
+however many connections, then spends its time waiting instead of this process's. Who is not known yet is
+bounded by the address: requests for tokens, and tokens that have failed their check. See docs/adr/0011.
 """
 
 import asyncio
@@ -71,12 +72,16 @@ class Doorkeeper:
             if "unidentified" in state:
                 self._charge(_address(scope), services.limits)
             return ()
-        entry = services.limits.enter(principal.tenant_id)
-        if entry.code is None:
-            state["inside"] = principal.tenant_id
-            return entry.headers
-        await self._pause()
-        raise Refused(entry.code, entry.wait_s, entry.headers)
+        limits, tenant_id = services.limits, principal.tenant_id
+        entry = limits.enter(tenant_id)
+        if entry.wait_s or (entry.delay_s and not await self._paused_for(entry.delay_s)):
+            await self._paused_for(self._pause_s)
+            raise Refused("rate_limited", entry.wait_s or 1, entry.headers)
+        if not limits.start(tenant_id):
+            await self._paused_for(self._pause_s)
+            raise Refused("concurrency_limited", 1, entry.headers)
+        state["inside"] = tenant_id
+        return entry.headers
 
     def leave(self, scope: Any) -> None:
         """The request has been answered, or is gone."""
@@ -95,7 +100,7 @@ class Doorkeeper:
             if token is None or services.verifier.knows(token, time()):
                 return
         if wait_s > 0:
-            await self._pause()
+            await self._paused_for(self._pause_s)
             raise Refused("rate_limited", wait_s)
 
     def _charge(self, address: str, limits: LimitService) -> None:
@@ -106,15 +111,16 @@ class Doorkeeper:
                 self._floods.clear()
             self._floods[address] = monotonic() + wait_s
 
-    async def _pause(self) -> None:
-        """Hold an answer back; with too many held back already it goes out at once."""
+    async def _paused_for(self, duration_s: float) -> bool:
+        """Hold a request back for a while; at once False with too many held back already."""
         if self._paused >= MAX_PAUSED:
-            return
+            return False
         self._paused += 1
         try:
-            await asyncio.sleep(self._pause_s)
+            await asyncio.sleep(duration_s)
         finally:
             self._paused -= 1
+        return True
 
 
 def _address(scope: Any) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REFRESH_S: Final = 1.0
+# Beyond its burst a tenant's requests wait for their turn, evenly spaced, for so long at most.
+QUEUE_MS: Final = 250
 MAX_SHARES: Final = 10_000
 # The operator's share; tenants are numbered with 32 bits.
 _OPERATOR: Final = 1 << 33
@@ -44,17 +46,21 @@ class LimitsView(msgspec.Struct, frozen=True):
 
 
 class Entry(NamedTuple):
-    """What became of a request at the door; `code` None: it is in, and has to leave again."""
+    """What a request hears at the door.
 
-    code: str | None
+    `wait_s`: 0, or the seconds after which it may come again. `delay_s`: its turn is so far away that waiting
+    for it right here is better than coming again. `headers`: what is left.
+    """
+
     wait_s: int
+    delay_s: float
     headers: tuple[tuple[bytes, bytes], ...]
 
 
 class Share:
     """What one tenant may do and does in this process."""
 
-    __slots__ = ("burst", "concurrency", "in_flight", "interval_ns", "key", "policy")
+    __slots__ = ("burst", "concurrency", "in_flight", "interval_ns", "key", "policy", "queue")
 
     def __init__(self, key: int, limits: Limits) -> None:
         self.key = key
@@ -64,16 +70,21 @@ class Share:
     def allow(self, limits: Limits) -> None:
         """Let these limits count from now on."""
         self.interval_ns, self.burst, self.concurrency = limits.interval_ns, limits.burst, limits.concurrency
+        self.queue = limits.requests_per_s * QUEUE_MS // 1000
         text = f'"requests";q={limits.burst};w={limits.window_s}, "concurrency";q={limits.concurrency}'
         self.policy = (b"ratelimit-policy", f'{text};qu="concurrent-requests"'.encode())
 
-    def entry(self, verdict: Verdict, code: str | None, wait_s: int) -> Entry:
-        """The entry with what is left, as the RateLimit headers say it."""
-        left = max(0, self.concurrency - self.in_flight)
+    def entry(self, verdict: Verdict) -> Entry:
+        """What a verdict over burst and queue means, and what is left, as the RateLimit headers say it."""
+        left = max(0, verdict.remaining - self.queue)
+        at_once = max(0, self.concurrency - self.in_flight - 1)
         # Whole seconds, rounded up; the division of a negative number rounds the other way.
         full_in_s = -(-verdict.full_in_ns // SECOND_NS)
-        text = b'"requests";r=%d;t=%d, "concurrency";r=%d' % (verdict.remaining, full_in_s, left)
-        return Entry(code, wait_s, (self.policy, (b"ratelimit", text)))
+        said = b'"requests";r=%d;t=%d, "concurrency";r=%d' % (left, full_in_s, at_once)
+        headers = (self.policy, (b"ratelimit", said))
+        if verdict.wait_ns:
+            return Entry(seconds(verdict.wait_ns), 0, headers)
+        return Entry(0, max(0, verdict.full_in_ns - self.burst * self.interval_ns) / SECOND_NS, headers)
 
 
 class LimitService:
@@ -98,21 +109,20 @@ class LimitService:
     # --- at the door
 
     def enter(self, tenant_id: str | None) -> Entry:
-        """Let a request of this tenant in (None: of the operator), or say why not and when to come again.
+        """Count a request of this tenant (None: of the operator) against its rate. Never waits or raises."""
+        share = self._share(tenant_id)
+        return share.entry(self._buckets.take(share.key, share.interval_ns, share.burst + share.queue))
 
-        Whoever is in calls `leave` once. Never waits, never raises.
-        """
-        share = self._shares.get(tenant_id) or self._new_share(tenant_id)
-        verdict = self._buckets.take(share.key, share.interval_ns, share.burst)
-        if verdict.wait_ns:
-            return share.entry(verdict, "rate_limited", seconds(verdict.wait_ns))
+    def start(self, tenant_id: str | None) -> bool:
+        """Let a request begin, unless too many of its tenant are under way; it calls `leave` once."""
+        share = self._share(tenant_id)
         if share.in_flight >= share.concurrency:
-            return share.entry(verdict, "concurrency_limited", 1)
+            return False
         share.in_flight += 1
-        return share.entry(verdict, None, 0)
+        return True
 
     def leave(self, tenant_id: str | None) -> None:
-        """A request that was let in has been answered, or is gone."""
+        """A request that began has been answered, or is gone."""
         self._shares[tenant_id].in_flight -= 1
 
     def stranger(self, address: str, cost: int = 1) -> int:
@@ -128,7 +138,10 @@ class LimitService:
             return seconds(verdict.wait_ns)
         return 1 if cost == 0 and verdict.remaining == 0 else 0
 
-    def _new_share(self, tenant_id: str | None) -> Share:
+    def _share(self, tenant_id: str | None) -> Share:
+        found = self._shares.get(tenant_id)
+        if found is not None:
+            return found
         if len(self._shares) >= MAX_SHARES:
             # Whoever has nothing under way loses nothing: the bucket lies elsewhere.
             self._shares = {name: share for name, share in self._shares.items() if share.in_flight}
