@@ -27,7 +27,9 @@ OPEN = {
     "/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{name:str}",
     "/.well-known/jwks.json", "/.well-known/oauth-authorization-server", "/oauth/token",
 }  # fmt: skip
-KINDS = {"tenant_id": "ten", "ledger_id": "led", "account_id": "acc", "transaction_id": "txn"}
+KINDS = {
+    "tenant_id": "ten", "ledger_id": "led", "account_id": "acc", "transaction_id": "txn", "client_id": "cli",
+}  # fmt: skip
 BESIDE = {"sweep-expired-holds", "watch-limits", "keep-identity-fresh"}
 numbers = itertools.count()
 
@@ -49,7 +51,7 @@ class Route:
 
     def request(self, found: dict[str, str]) -> dict[str, Any]:
         """A request that is right in every respect, about these ids."""
-        given = found | {"kid": "no-such-key", "client_id": "no-such-client", "name": "init.js"}
+        given = found | {"name": "init.js"}
         url = self.path.replace(":str}", "}").format(**given)
         query = msgspec.json.schema(self.opt["query"]) if "query" in self.opt else {}
         fields = query.get("$defs", {}).get(getattr(self.opt.get("query"), "__name__", ""), {})
@@ -102,7 +104,12 @@ async def holdings(one: Bank) -> dict[str, str]:
     """An id of everything that a tenant has."""
     cash, account = await one.open(), await one.open(external_reference="customer-1")
     made = await one.post(one.transfer(cash, account, "12.50", pending=True), "used-key")
+    administrator = bearer(tenant_token(one.tenant_id, "admin"))
+    client = await one.make(
+        "/v1/clients", EXAMPLES["NewClient"] | {"tenant_id": one.tenant_id}, administrator
+    )
     return {
+        "client_id": client["client_id"], "kid": client["keys"][0]["kid"],
         "tenant_id": one.tenant_id, "ledger_id": one.ledger_id, "cash": cash, "account_id": account,
         "transaction_id": made.json()["transaction_id"],
     }  # fmt: skip
@@ -110,7 +117,12 @@ async def holdings(one: Bank) -> dict[str, str]:
 
 def nobodys(of: dict[str, str]) -> dict[str, str]:
     """Ids that look like these, and were never given."""
-    return {name: ids.mint(KINDS[name], 1_700_000_000_000_000, 9_999, 7) for name in of if name in KINDS}
+    places = {"ten": (0, 9_999), "cli": (0, 9_999)}
+    return {
+        name: ids.mint(prefix, 1_700_000_000_000_000, *places.get(prefix, (9_999, 7)))
+        for name, prefix in KINDS.items()
+        if name in of
+    }
 
 
 @asynccontextmanager
@@ -255,7 +267,9 @@ async def everything(one: Bank) -> list[Json]:
     """What a tenant can see of itself."""
     urls = [f"/v1/{kind}?ledger_id={one.ledger_id}" for kind in ("accounts", "transactions")]
     urls += [f"/v1/ledgers/{one.ledger_id}{part}" for part in ("", "/trial-balance", "/changes")]
-    return [(await one.client.get(url)).json() for url in (*urls, "/v1/tenants", "/v1/ledgers")]
+    whole = bearer(tenant_token(one.tenant_id, *SCOPES))
+    urls += ["/v1/tenants", "/v1/ledgers", "/v1/clients"]
+    return [(await one.client.get(url, headers=whole)).json() for url in urls]
 
 
 async def test_the_operator_sees_names_and_no_money(database_url: str) -> None:
