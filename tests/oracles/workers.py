@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 
@@ -21,13 +22,21 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def worker(database_url: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
-    """One worker on a free port, and the operator's client of it; the worker is stopped at the end."""
+async def worker(
+    database_url: str, output: Any = None, **settings: object
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
+    """One worker on a free port, and the operator's client of it; the worker is stopped at the end.
+
+    `output` is a file for all that it writes, `settings` are by their names in lower case.
+    """
     port = free_port()
     program = [sys.executable, "-P", "-m", "finflow.stack.serve", "finflow.api.asgi:application", "127.0.0.1"]
-    flags = {"database_url": database_url, "log_level": "error", "unverified_per_s": 100_000, **FLAGS}
+    flags = {"database_url": database_url, "log_level": "error", "unverified_per_s": 100_000}
+    flags |= {**FLAGS, **settings}
     environment = os.environ | {f"FINFLOW_{name.upper()}": str(value) for name, value in flags.items()}
-    child = await asyncio.create_subprocess_exec(*program, str(port), env=environment)
+    child = await asyncio.create_subprocess_exec(
+        *program, str(port), env=environment, stdout=output, stderr=output
+    )
     try:
         url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {operator_token()}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
