@@ -27,6 +27,12 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "finflow.cli.transaction:transaction",
         "Post, hold, read, capture, void and reverse transactions.",
     ),
+    "client": (
+        "finflow.cli.client:client",
+        "Add programs that may ask for access tokens, rotate their keys, revoke them.",
+    ),
+    "token": ("finflow.cli.token:token", "Print an access token for local use."),
+    "key": ("finflow.cli.key:key", "List, rotate and revoke the keys that sign access tokens."),
     "import": (
         "finflow.cli.import_:import_",
         "Import bank history from a CSV file; a second run posts nothing twice.",

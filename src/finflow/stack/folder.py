@@ -39,6 +39,8 @@ class State(msgspec.Struct, frozen=True):
     database_url: str
     postgres: Process | None = None
     workers: list[Process] = []
+    issuer: str | None = None
+    keys: str | None = None
 
 
 class DataFolder:

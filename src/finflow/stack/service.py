@@ -60,6 +60,9 @@ class Stack:
         self.database_url = settings.database_url or ""
         self._keeper: asyncio.Task[None] | None = None
         self._memory = folder.memory_file()
+        self.keys = settings.keys or folder.root / "keys"
+        # The URL that access tokens are from and for.
+        self.issuer = ""
 
     @property
     def url(self) -> str:
@@ -107,12 +110,13 @@ class Stack:
         bound = ports.reserve(self.settings.host, self.settings.port)
         # What an earlier run left there counted for that run.
         self._memory.unlink(missing_ok=True)
-        keys = self.settings.keys or self.folder.root / "keys"
-        KeyFolder(keys).ensure(time.time())
+        KeyFolder(self.keys).ensure(time.time())
+        own = ports.url_of(*bound.getsockname()[:2])
+        self.issuer = self.settings.environment.get("FINFLOW_ISSUER", own)
         environment = {
-            "FINFLOW_ISSUER": ports.url_of(*bound.getsockname()[:2]),
             **self.settings.environment,
-            "FINFLOW_KEYS": str(keys),
+            "FINFLOW_ISSUER": self.issuer,
+            "FINFLOW_KEYS": str(self.keys),
             "FINFLOW_DATABASE_URL": self.database_url,
             "FINFLOW_LIMITS_FILE": str(self._memory),
         }
@@ -141,7 +145,15 @@ class Stack:
         up = identify(os.getpid())
         assert up is not None, "this process runs"
         assert self.fleet is not None, "the workers come last"
-        state = State(up, self.url, redact(self.database_url), self.postgres_process, self.fleet.processes)
+        state = State(
+            up,
+            self.url,
+            redact(self.database_url),
+            self.postgres_process,
+            self.fleet.processes,
+            self.issuer,
+            str(self.keys),
+        )
         self.folder.write_state(state)
 
     async def _keep_postgres(self, postgres: EmbeddedPostgres) -> None:
