@@ -1,4 +1,7 @@
-"""A proxy before PostgreSQL's socket that cuts the connection at a COMMIT, before or after it got there."""
+"""A proxy before PostgreSQL's socket that cuts the connection at a COMMIT, before or after it got there.
+
+With `hold` the COMMIT is done, and its answer kept back until `let_go`: time to kill somebody in between.
+"""
 
 import asyncio
 import contextlib
@@ -6,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 SOCKET = ".s.PGSQL.5432"
-Where = Literal["before", "after"]
+Where = Literal["before", "after", "hold"]
 
 
 class Proxy:
@@ -18,6 +21,7 @@ class Proxy:
         self._cuts: list[Where] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.cut_count = 0
+        self.held, self.let_go = asyncio.Event(), asyncio.Event()
 
     def cut(self, *where: Where) -> None:
         self._cuts += where
@@ -56,13 +60,16 @@ class Proxy:
             if self._cuts and b"COMMIT;" in data:
                 where = self._cuts.pop(0)
                 self.cut_count += 1
-                if where == "after":
+                if where != "before":
                     answers.cancel()
                     await asyncio.wait([answers])
                     server_out.write(data)
                     await server_out.drain()
                     # The answer is the proof that the commit is done; nobody else will ever see it.
                     assert b"COMMIT" in await server_in.read(65536)
+                if where == "hold":
+                    self.held.set()
+                    await self.let_go.wait()
                 return
             server_out.write(data)
             await server_out.drain()
