@@ -5,6 +5,7 @@ tenant or one of its ledgers (migration 0004_tenancy). A connection remembers wh
 a change of ledger costs a statement. See docs/adr/0010.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from finflow.db.pool import PoolConnection
 
 ROLE: Final = "finflow_reader"
+_MAX_TURNS: Final = 10_000
 _ENTER: Final = "select enter_ledger($1, $2)"
 
 # The number of a tenant and, unless its directory alone is read, of one of its ledgers.
@@ -45,10 +47,16 @@ class _Reader(asyncpg.Connection):
 
 
 class Readers:
-    """A pool of reading connections, each lent for one read in one place."""
+    """A pool of reading connections, each lent for one read in one place.
+
+    A tenant has three quarters of them at a time: whatever it asks for, others do not wait behind all of it.
+    Whoever holds one must not ask for another.
+    """
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._pool = pool
+        self._share = pool.get_max_size() - pool.get_max_size() // 4
+        self._turns: dict[int, asyncio.Semaphore] = {}
 
     @asynccontextmanager
     async def entered(self, tenant_no: int, ledger_no: int | None) -> "AsyncIterator[PoolConnection]":
@@ -56,9 +64,18 @@ class Readers:
 
         Raises ledger_unknown for a ledger that is not the tenant's, and database_unreachable.
         """
-        async with acquired(self._pool) as connection:
+        async with self._turn(tenant_no), acquired(self._pool) as connection:
             await cast(Any, connection).enter((tenant_no, ledger_no))
             yield connection
+
+    def _turn(self, tenant_no: int) -> asyncio.Semaphore:
+        turn = self._turns.get(tenant_no)
+        if turn is None:
+            if len(self._turns) >= _MAX_TURNS:
+                # Who has one keeps it: the worst that comes of this is a share too many for a moment.
+                self._turns.clear()
+            turn = self._turns[tenant_no] = asyncio.Semaphore(self._share)
+        return turn
 
     async def close(self) -> None:
         """Waits for reads under way, then closes every connection."""
