@@ -281,7 +281,8 @@ def identified(
     from finflow.identity.keys import KeyFolder
     from finflow.identity.service import open_identity
 
-    return open_identity(pool, KeyFolder(config.keys_folder), config.issuer or LOCAL_ISSUER)
+    own = config.issuer or LOCAL_ISSUER
+    return open_identity(pool, KeyFolder(config.keys_folder), own, config.issuers)
 
 
 @asynccontextmanager

@@ -284,7 +284,7 @@ async def test_nobody_s_used_assertions_are_kept_for_ever(one: Party, database_u
         assert await connection.fetchval("select count(*) from used_assertions") == 1
         for ahead_s, left in ((300, 1), (1200, 0)):
             later = time.time() + ahead_s
-            service = IdentityService(pool, KeyFolder(FOLDER), ISSUER, lambda later=later: later)
+            service = IdentityService(pool, KeyFolder(FOLDER), ISSUER, (), lambda later=later: later)
             await service.desk.sweep()
             assert await connection.fetchval("select count(*) from used_assertions") == left
     finally:

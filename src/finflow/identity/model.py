@@ -31,7 +31,10 @@ _MAX_TIME: Final = 1 << 53
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who asks: without a `tenant_id` and with scope admin it is the platform's operator."""
+    """Who asks: without a `tenant_id` and with scope admin it is the platform's operator.
+
+    At `expires_at_s` it has to be asked again who that is: the token has expired, or is to be checked anew.
+    """
 
     subject: str
     tenant_id: str | None

@@ -3,8 +3,9 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,7 @@ from finflow.db.pool import acquired
 from finflow.identity import store
 from finflow.identity.assertions import TokenDesk
 from finflow.identity.clients import ClientService
+from finflow.identity.issuers import issuer_of, read_file
 from finflow.identity.keys import KeyFolder, Keyring
 from finflow.identity.model import Trust
 from finflow.identity.verifier import Issuer, Verifier
@@ -39,6 +41,7 @@ class IdentityService:
         pool: "asyncpg.Pool[asyncpg.Record]",
         folder: KeyFolder,
         issuer: str,
+        others: Iterable[Issuer] = (),
         clock: Callable[[], float] = time,
     ) -> None:
         self._pool = pool
@@ -49,7 +52,8 @@ class IdentityService:
         self.clients = ClientService(pool, lambda: int(clock() * 1_000_000))
         self.desk = TokenDesk(pool, self.keyring, issuer, clock)
         trust = Trust(issuer=issuer, audience=issuer, operator=True)
-        self.verifier = Verifier({issuer: Issuer(trust, self._find)})
+        believed = {each.trust.issuer: each for each in others}
+        self.verifier = Verifier(believed | {issuer: Issuer(trust, self._find)})
 
     async def _find(self, kid: str | None, now_s: float) -> "PublicKey | None":
         return None if kid is None else self.keyring.find(kid, now_s)
@@ -85,10 +89,16 @@ class IdentityService:
 
 @asynccontextmanager
 async def open_identity(
-    pool: "asyncpg.Pool[asyncpg.Record]", folder: KeyFolder, issuer: str
+    pool: "asyncpg.Pool[asyncpg.Record]", folder: KeyFolder, issuer: str, others: Path | None = None
 ) -> AsyncIterator[IdentityService]:
-    """The service over these keys. Raises signing_key_unknown for a folder without any."""
-    service = IdentityService(pool, folder, issuer)
+    """The service over these keys; `others` is the file of other issuers.
+
+    Raises signing_key_unknown for a folder without any, setting_malformed for a file that cannot be read.
+    """
+    trusted = [] if others is None else [issuer_of(described) for described in read_file(others)]
+    if issuer in (each.trust.issuer for each in trusted):
+        raise FinFlowError("setting_malformed", f"{others}: {issuer} is this API itself.", "FINFLOW_ISSUERS")
+    service = IdentityService(pool, folder, issuer, trusted)
     await service.refresh()
     keeper = asyncio.create_task(service.keep_fresh(), name="keep-identity-fresh")
     try:

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, NamedTuple
 
+import msgspec
+
 from finflow.identity import jose
 from finflow.identity.model import Principal, Trust, invalid, principal_of
 
@@ -14,10 +16,14 @@ FindKey = Callable[[str | None, float], Awaitable[jose.PublicKey | None]]
 
 
 class Issuer(NamedTuple):
-    """Somebody whose tokens are believed: what they must say, and where the keys are found."""
+    """Somebody whose tokens are believed: what they must say, and where the keys are found.
+
+    After `recheck_s` a token is checked again, because nobody tells us when a key of theirs is taken out.
+    """
 
     trust: Trust
     find: FindKey
+    recheck_s: float = float("inf")
 
 
 class Verifier:
@@ -84,7 +90,9 @@ class Verifier:
         if not jose.verify(signed, key):
             self._remember_forged(digest)
             raise invalid("its signature does not match")
-        return principal_of(signed.claims, issuer.trust, now_s)
+        principal = principal_of(signed.claims, issuer.trust, now_s)
+        until_s = min(principal.expires_at_s, now_s + issuer.recheck_s)
+        return msgspec.structs.replace(principal, expires_at_s=until_s)
 
     def _issuer(self, signed: jose.Signed) -> Issuer:
         name = signed.claims.get("iss")
