@@ -10,16 +10,30 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from time import time
+from typing import Any, Final
 
 import asyncpg
 
 from finflow.db.migrations import migrate
 from finflow.db.pool import open_pool
+from finflow.db.readers import open_readers
+from finflow.identity.keys import KeyFolder
+from finflow.identity.model import SCOPES
+from finflow.identity.tokens import mint
+from finflow.ledger.service import LedgerService
 from finflow.stack.folder import DataFolder
 from finflow.stack.postgres import EmbeddedPostgres
+from finflow.stack.service import Stack
 
 RESULTS = Path(__file__).parent / "results"
+# For loads that measure how fast the house is, not how it holds somebody back: the limits are checked all
+# the same, and never reached.
+OUT_OF_REACH: Final = {
+    "FINFLOW_TENANT_REQUESTS_PER_S": "1000000",
+    "FINFLOW_TENANT_BURST": "10000000",
+    "FINFLOW_TENANT_CONCURRENCY": "100000",
+}
 
 
 @asynccontextmanager
@@ -39,6 +53,26 @@ async def durable_database() -> AsyncIterator[str]:
 
 async def pool_of(url: str, size: int = 6) -> "asyncpg.Pool[asyncpg.Record]":
     return await open_pool(url, min_size=size, max_size=size)
+
+
+@asynccontextmanager
+async def ledgers(url: str, size: int = 6) -> "AsyncIterator[tuple[LedgerService, asyncpg.Pool[Any]]]":
+    """The ledgers of a database beside whatever runs on it, and the pool that they use."""
+    pool = await pool_of(url, size)
+    readers = await open_readers(url, max_size=2)
+    service = LedgerService(pool, readers)
+    try:
+        yield service, pool
+    finally:
+        await service.close()
+        await readers.close()
+        pool.terminate()
+
+
+def token(stack: Stack, tenant_id: str | None) -> str:
+    """A fresh access token with every scope, for a tenant or, without one, for the operator."""
+    key = KeyFolder(stack.folder.root / "keys").ensure(time())
+    return mint(key, issuer=stack.url, subject="bench", tenant_id=tenant_id, scopes=SCOPES, now_s=time())
 
 
 def median(values: Sequence[float]) -> float:

@@ -1,9 +1,10 @@
 """Single-transaction HTTP requests, beside an empty route of the same workers in the same run.
 
 `python -m bench.http [--json] [--keep] [--short]`. Two workers, 500 keep-alive connections, two-entry
-transactions over 10,000 accounts, a fresh idempotency key each. wrk drives it, because a load generator in
-Python would eat the machine; where wrk is not installed, the benchmark says so and measures nothing.
-Every answer that wrk counted is compared with what the ledger's journal holds afterwards.
+transactions over 10,000 accounts, a fresh idempotency key each, a tenant's token, limits out of reach. wrk
+drives it, because a load generator in Python would eat the machine; where wrk is not installed, the
+benchmark says so and measures nothing. Every answer that wrk counted is compared with what the ledger's
+journal holds afterwards.
 """
 
 import sys
@@ -23,9 +24,9 @@ from typing import Any
 import psutil
 import uvloop
 
-from bench.ground import median, pool_of, report
+from bench.ground import OUT_OF_REACH, ledgers, median, report, token
 from bench.ledger import make_ledger
-from finflow.ledger.service import LedgerService
+from finflow.ledger.tenant import TenantLedgers
 from finflow.stack.service import Stack, StackSettings, running
 
 WORKERS = 2
@@ -41,7 +42,7 @@ function setup(thread)
 end
 function init(args)
   for line in io.lines(args[1]) do accounts[#accounts + 1] = line end
-  ledger, run, sent = args[2], args[3], 0
+  ledger, run, sent, bearer = args[2], args[3], 0, io.open(args[4]):read()
   math.randomseed(1993 + number)
 end
 function request()
@@ -54,7 +55,7 @@ function request()
     '{"account_id":"' .. accounts[debit] .. '","direction":"debit' .. rest .. ',' ..
     '{"account_id":"' .. accounts[credit] .. '","direction":"credit' .. rest .. ']}'
   return wrk.format("POST", "/v1/transactions", {["Content-Type"] = "application/json",
-    ["Idempotency-Key"] = run .. "-" .. number .. "-" .. sent}, body)
+    ["Authorization"] = bearer, ["Idempotency-Key"] = run .. "-" .. number .. "-" .. sent}, body)
 end
 function done(summary, latency, requests)
   local e = summary.errors
@@ -66,13 +67,15 @@ end
 EMPTY = "function done(s, l, r) print(string.format('RESULT %d %d 0 0 0 0', s.requests, s.duration)) end"
 
 
-async def wrk(url: str, script: str, seconds: int, *arguments: str) -> dict[str, float]:
+async def wrk(
+    url: str, script: str, seconds: int, *arguments: str, connections: int = CONNECTIONS
+) -> dict[str, float]:
     """Runs wrk once; requests a second, errors, and latency quantiles in milliseconds."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()
         process = await asyncio.create_subprocess_exec(
-            "wrk", "-t2", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s", "-s", file.name, url, "--",
+            "wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", "-s", file.name, url, "--",
             *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         output = (await process.communicate())[0].decode()
@@ -87,28 +90,37 @@ async def wrk(url: str, script: str, seconds: int, *arguments: str) -> dict[str,
 
 async def measure(rounds: int, seconds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="finflow-bench-") as folder:
-        settings = StackSettings(data=Path(folder) / "data", workers=WORKERS)
-        async with running(settings) as stack:
-            return await _measure(stack, Path(folder) / "accounts", rounds, seconds)
+        settings = StackSettings(data=Path(folder) / "data", workers=WORKERS, environment=OUT_OF_REACH)
+        async with running(settings) as stack, ledgers(stack.database_url, 2) as (service, _):
+            tenant, ledger_id, accounts = await make_ledger(service, "http")
+            listing, bearer = Path(folder) / "accounts", Path(folder) / "bearer"
+            write_load(listing, accounts, bearer, token(stack, tenant.tenant_id))
+            return await _measure(stack, tenant, ledger_id, (str(listing), str(bearer)), rounds, seconds)
 
 
-async def _measure(stack: Stack, listing: Path, rounds: int, seconds: int) -> dict[str, Any]:
-    pool = await pool_of(stack.database_url, 2)
-    service = LedgerService(pool)
-    ledger_id, accounts = await make_ledger(service, "http")
-    await service.close()
-    await asyncio.to_thread(listing.write_text, "\n".join(accounts) + "\n")
-    before = (await service.trial_balance(ledger_id)).seq
+def write_load(listing: Path, accounts: list[str], bearer: Path, token: str) -> None:
+    """What the script reads: accounts, one a line, and the header that says who asks."""
+    listing.write_text("\n".join(accounts) + "\n")
+    bearer.write_text(f"Bearer {token}")
+
+
+async def _measure(
+    stack: Stack, tenant: TenantLedgers, ledger_id: str, files: tuple[str, str], rounds: int, seconds: int
+) -> dict[str, Any]:
+    before = (await tenant.trial_balance(ledger_id)).seq
     posts: list[dict[str, float]] = []
     empties: list[dict[str, float]] = []
-    arguments = (str(listing), ledger_id)
-    await wrk(stack.url, SCRIPT, max(2, seconds // 3), *arguments, "warm")
+    listing, bearer = files
+
+    async def posting(run: str, for_s: int) -> dict[str, float]:
+        return await wrk(stack.url, SCRIPT, for_s, listing, ledger_id, run, bearer)
+
+    await posting("warm", max(2, seconds // 3))
     for number in range(rounds):
-        posts.append(await wrk(stack.url, SCRIPT, seconds, *arguments, f"run{number}"))
+        posts.append(await posting(f"run{number}", seconds))
         empties.append(await wrk(f"{stack.url}/healthz", EMPTY, max(2, seconds // 3)))
     rss = max(psutil.Process(pid).memory_info().rss for pid in stack.worker_pids) / 2**20
-    after = await service.trial_balance(ledger_id)
-    pool.terminate()
+    after = await tenant.trial_balance(ledger_id)
     answered = int(sum(run["requests"] for run in posts))
     return {
         "requests_per_s": round(median([run["per_s"] for run in posts])),

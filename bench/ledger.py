@@ -25,11 +25,12 @@ from typing import Any
 import asyncpg
 import uvloop
 
-from bench.ground import durable_database, median, pool_of, report
+from bench.ground import durable_database, ledgers, median, report
 from finflow.ledger import model, save, store
 from finflow.ledger.book import Book, Head
 from finflow.ledger.commands import EntryLine, OpenAccount, PostTransaction, Request
 from finflow.ledger.service import LedgerService
+from finflow.ledger.tenant import TenantLedgers
 
 ACCOUNTS = 10_000
 CLIENTS = 8
@@ -73,7 +74,7 @@ def _transaction(debit: str, credit: str, rng: random.Random) -> Request:
 
 
 async def posting_per_s(
-    service: LedgerService, ledger_id: str, load: Load, count: int, size: int, clients: int
+    tenant: TenantLedgers, ledger_id: str, load: Load, count: int, size: int, clients: int
 ) -> float:
     """Transactions a second, `clients` posting batches of `size` at once; every one must be accepted."""
     batches = [load(size) for _ in range(count // size)]
@@ -83,7 +84,7 @@ async def posting_per_s(
     async def client(mine: Iterator[list[Request]]) -> None:
         nonlocal refused
         for batch in mine:
-            records = await service.submit(ledger_id, batch)
+            records = await tenant.submit(ledger_id, batch)
             refused += sum(record.code is not None for record in records)
 
     # The load is the benchmark's, not the ledger's: the collector need not walk it.
@@ -121,9 +122,7 @@ class CopyLimit:
         return save.pack(self._ledger_no, records), self._book.head
 
 
-async def copy_limit(
-    pool: "asyncpg.Pool[asyncpg.Record]", service: LedgerService, ledger_id: str
-) -> CopyLimit:
+async def copy_limit(pool: "asyncpg.Pool[asyncpg.Record]", ledger_id: str) -> CopyLimit:
     """A second ledger of the same shape, its book in memory, so that its rows can be made ahead."""
     connection = await pool.acquire()
     ledger_no = store.ids.parse("led", ledger_id).ledger_no  # type: ignore[union-attr] # an id just given
@@ -137,22 +136,24 @@ async def copy_limit(
     return CopyLimit(connection, ledger_no, book)
 
 
-async def make_ledger(service: LedgerService, name: str) -> tuple[str, list[str]]:
-    tenant = await service.create_tenant("bench")
-    ledger = await service.create_ledger(tenant.tenant_id, name)
-    records = await service.submit(ledger.ledger_id, open_requests())
-    return ledger.ledger_id, [record.account.account_id for record in records if record.account]
+async def make_ledger(service: LedgerService, name: str) -> tuple[TenantLedgers, str, list[str]]:
+    """A tenant, its ledger, and the accounts of it."""
+    tenant = service.of((await service.create_tenant("bench")).tenant_id)
+    ledger = await tenant.create_ledger(name)
+    records = await tenant.submit(ledger.ledger_id, open_requests())
+    return tenant, ledger.ledger_id, [record.account.account_id for record in records if record.account]
 
 
 async def measure(rounds: int, count: int, seed: int) -> dict[str, Any]:
     rng = random.Random(seed)
-    async with durable_database() as url:
-        pool = await pool_of(url)
-        service = LedgerService(pool)
-        ledger_id, accounts = await make_ledger(service, "posting")
-        limit_id, limit_accounts = await make_ledger(service, "limit")
-        hot_id, hot_accounts = await make_ledger(service, "hot")
-        limit = await copy_limit(pool, service, limit_id)
+    async with durable_database() as url, ledgers(url) as (service, pool):
+        made = {name: await make_ledger(service, name) for name in ("posting", "limit", "hot")}
+        limit = await copy_limit(pool, made["limit"][1])
+
+        async def posted(name: str, load: Callable[..., Load], count: int, size: int, clients: int) -> float:
+            tenant, ledger_id, accounts = made[name]
+            return await posting_per_s(tenant, ledger_id, load(accounts, rng), count, size, clients)
+
         seen: dict[str, list[float]] = {
             "batch_1000": [],
             "copy": [],
@@ -160,24 +161,16 @@ async def measure(rounds: int, count: int, seed: int) -> dict[str, Any]:
             "batch_100": [],
             "batch_1": [],
         }
-        await posting_per_s(service, ledger_id, uniform(accounts, rng), 20_000, 1_000, CLIENTS)
+        await posted("posting", uniform, 20_000, 1_000, CLIENTS)
         for _ in range(rounds):
-            seen["batch_1000"].append(
-                await posting_per_s(service, ledger_id, uniform(accounts, rng), count, 1_000, CLIENTS)
-            )
-            seen["copy"].append(await limit.per_s(uniform(limit_accounts, rng), count, 5_000))
-            seen["hot"].append(
-                await posting_per_s(service, hot_id, hot(hot_accounts, rng), count, 1_000, CLIENTS)
-            )
-            seen["batch_100"].append(
-                await posting_per_s(service, ledger_id, uniform(accounts, rng), count // 5, 100, 1)
-            )
-            seen["batch_1"].append(
-                await posting_per_s(service, ledger_id, uniform(accounts, rng), count // 50, 1, 1)
-            )
-        balanced = [(await service.trial_balance(each)).balanced for each in (ledger_id, limit_id, hot_id)]
-        await service.close()
-        pool.terminate()
+            seen["batch_1000"].append(await posted("posting", uniform, count, 1_000, CLIENTS))
+            seen["copy"].append(await limit.per_s(uniform(made["limit"][2], rng), count, 5_000))
+            seen["hot"].append(await posted("hot", hot, count, 1_000, CLIENTS))
+            seen["batch_100"].append(await posted("posting", uniform, count // 5, 100, 1))
+            seen["batch_1"].append(await posted("posting", uniform, count // 50, 1, 1))
+        balanced = [
+            (await tenant.trial_balance(ledger_id)).balanced for tenant, ledger_id, _ in made.values()
+        ]
     return _figures(seen, all(balanced))
 
 

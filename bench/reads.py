@@ -16,8 +16,9 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,17 @@ import aiohttp
 import asyncpg
 import uvloop
 
-from bench.ground import pool_of, quantile, report
+from bench.ground import OUT_OF_REACH, ledgers, quantile, report, token
 from bench.ledger import make_ledger
 from finflow.kernel import ids
 from finflow.ledger import model, save, store
 from finflow.ledger.book import Book
-from finflow.ledger.commands import EntryLine, PostTransaction, Request
-from finflow.ledger.service import LedgerService
+from finflow.ledger.commands import EntryLine, PostTransaction, Request, ReverseTransaction, VoidPending
 from finflow.stack.service import StackSettings, running
 
 RATE_PER_S = 500
-ONE_HOUR_US = 3_600_000_000
-
-Ask = Callable[[aiohttp.ClientSession], Awaitable[int]]
+# A list of fifty is some forty times the work of a balance.
+LISTS_PER_S = 50
 
 
 async def lay_history(
@@ -60,11 +59,11 @@ async def lay_history(
         accounts = list(book.accounts)
         start, step = head.recorded_at, 1_000
         for first in range(0, transactions, 10_000):
-            requests = [
-                _history_request(n, accounts, rng) for n in range(first, min(first + 10_000, transactions))
-            ]
             at = start + first * step
             before = book.seq
+            posted = partial(_posted, at, place.ledger_no, before + 1 - first)
+            numbers = range(first, min(first + 10_000, transactions))
+            requests = [_history_request(n, accounts, rng, posted) for n in numbers]
             records = list(model.decide(book, requests, at))
             book.settle()
             async with connection.transaction():
@@ -76,13 +75,25 @@ async def lay_history(
 
 
 async def settle(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-    """What loading leaves to be done is done before anything is measured: vacuum, statistics, a checkpoint."""
+    """What loading leaves to be done is done before measuring: vacuum, statistics, a checkpoint."""
     async with pool.acquire() as connection:
         await connection.execute("vacuum (analyze) journal, entries, accounts", timeout=600)
         await connection.execute("checkpoint", timeout=600)
 
 
-def _history_request(number: int, accounts: list[str], rng: random.Random) -> Request:
+def _posted(at: int, ledger_no: int, shift: int, number: int) -> str:
+    """The id of the transaction that this request of the same batch becomes."""
+    return ids.mint("txn", at, ledger_no, number + shift)
+
+
+def _history_request(
+    number: int, accounts: list[str], rng: random.Random, posted: Callable[[int], str]
+) -> Request:
+    """A posting under one of 100,000 references; in each hundred two holds, one voided, and a reversal."""
+    if number % 100 == 51:
+        return Request(f"h{number}", VoidPending(posted(number - 1)), "bench")
+    if number % 100 == 61:
+        return Request(f"h{number}", ReverseTransaction(posted(number - 1)), "bench")
     debit = accounts[0] if number % 5 == 0 else rng.choice(accounts)
     credit = rng.choice(accounts[1:])
     if credit == debit:
@@ -90,10 +101,13 @@ def _history_request(number: int, accounts: list[str], rng: random.Random) -> Re
     if number % 10 == 0:
         debit, credit = credit, debit
     lines = [EntryLine(debit, "debit", "1.00", "SGD"), EntryLine(credit, "credit", "1.00", "SGD")]
-    return Request(f"h{number}", PostTransaction(lines), "bench")
+    command = PostTransaction(lines, pending=number % 100 in (50, 70), reference=f"r{number % 100_000}")
+    return Request(f"h{number}", command, "bench")
 
 
-async def open_loop(url: str, paths: Callable[[], str], rate_per_s: int, seconds: int) -> dict[str, float]:
+async def open_loop(
+    url: str, bearer: str, paths: Callable[[], str], rate_per_s: int, seconds: int
+) -> dict[str, float]:
     """Latency quantiles in milliseconds of GETs that start at a fixed rate, and how many failed."""
     latencies: list[float] = []
     errors = 0
@@ -106,7 +120,11 @@ async def open_loop(url: str, paths: Callable[[], str], rate_per_s: int, seconds
         latencies.append((time.perf_counter() - due) * 1e3)
 
     connector = aiohttp.TCPConnector(limit=64)
-    async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as group:
+    headers = {"Authorization": f"Bearer {bearer}"}
+    async with (
+        aiohttp.ClientSession(connector=connector, headers=headers) as session,
+        asyncio.TaskGroup() as group,
+    ):
         start = time.perf_counter()
         for number in range(rate_per_s * seconds):
             due = start + number / rate_per_s
@@ -123,45 +141,81 @@ def _moment(micros: int) -> str:
     return datetime.fromtimestamp(micros / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+Paths = Callable[[], str]
+
+
+def balances(accounts: list[str], span: dict[str, int], rng: random.Random) -> dict[str, Paths]:
+    """Reads of one account; the first one has every fifth transaction of the ledger."""
+    base = f"/v1/accounts/{accounts[0]}"
+
+    def moment() -> str:
+        return _moment(rng.randint(span["first_at"], span["last_at"]))
+
+    return {
+        "balance": lambda: f"{base}/balance",
+        "last_50_entries": lambda: f"{base}/entries?limit=50",
+        "as_of": lambda: f"/v1/accounts/{rng.choice(accounts)}/balance?as_of={moment()}",
+        "effective_at": lambda: f"/v1/accounts/{rng.choice(accounts)}/balance?effective_at={moment()}",
+        "at_seq": lambda: (
+            f"/v1/accounts/{rng.choice(accounts)}/balance?at_seq={rng.randint(1, span['last_seq'])}"
+        ),
+        "large_account_as_of": lambda: f"{base}/balance?as_of={moment()}",
+    }
+
+
+def listings(
+    ledger_id: str, accounts: list[str], span: dict[str, int], transactions: int, rng: random.Random
+) -> dict[str, Paths]:
+    """Lists of fifty transactions by each filter, somewhere in the ledger, oldest or newest first."""
+
+    def some(filtered: Callable[[], str]) -> Paths:
+        return lambda: (
+            f"/v1/transactions?ledger_id={ledger_id}&limit=50&order={rng.choice(('oldest', 'newest'))}"
+            f"&{filtered()}"
+        )
+
+    def within() -> tuple[str, str]:
+        begin = rng.randint(span["first_at"], span["last_at"])
+        return _moment(begin), _moment(begin + rng.randint(1, span["last_at"] - span["first_at"]))
+
+    def dated(name: str) -> str:
+        return "{0}_from={1}&{0}_before={2}".format(name, *within())
+
+    references = min(transactions, 100_000)
+    return {
+        "list_after_seq": some(lambda: f"after_seq={rng.randint(0, span['last_seq'])}"),
+        "list_account": some(lambda: f"account_id={rng.choice(accounts)}"),
+        "list_large_account": some(lambda: f"account_id={accounts[0]}&{dated('recorded')}"),
+        "list_account_value_dates": some(lambda: f"account_id={accounts[0]}&{dated('effective')}"),
+        "list_reference": some(lambda: f"reference=r{rng.randrange(references)}"),
+        "list_kind": some(lambda: f"kind={rng.choice(('hold', 'void', 'reverse'))}&{dated('recorded')}"),
+        "list_status": some(lambda: f"status={rng.choice(('pending', 'voided', 'reversed'))}"),
+        "list_dates": some(lambda: dated("recorded")),
+    }
+
+
 async def measure(transactions: int, seconds: int) -> dict[str, Any]:
     rng = random.Random(7)
     with tempfile.TemporaryDirectory(prefix="finflow-bench-") as folder:
-        settings = StackSettings(data=Path(folder) / "data", workers=2)
-        async with running(settings) as stack:
-            pool = await pool_of(stack.database_url, 2)
-            ledger_id, accounts = await make_ledger(LedgerService(pool), "reads")
+        settings = StackSettings(data=Path(folder) / "data", workers=2, environment=OUT_OF_REACH)
+        async with running(settings) as stack, ledgers(stack.database_url, 2) as (service, pool):
+            tenant, ledger_id, accounts = await make_ledger(service, "reads")
             span = await lay_history(pool, ledger_id, transactions)
             await settle(pool)
-            large, base = accounts[0], f"/v1/accounts/{accounts[0]}"
             versions = await pool.fetchval(
                 "select max(version) from entries where ledger_no = $1 and account_no = $2",
-                *(ids.parse("acc", large) or ()),
+                *(ids.parse("acc", accounts[0]) or ()),
             )
-
-            def as_of(name: str) -> Callable[[], str]:
-                return lambda: (
-                    f"/v1/accounts/{rng.choice(accounts)}/balance"
-                    f"?{name}={_moment(rng.randint(span['first_at'], span['last_at']))}"
-                )
-
-            asked: dict[str, Callable[[], str]] = {
-                "balance": lambda: f"{base}/balance",
-                "last_50_entries": lambda: f"{base}/entries?limit=50",
-                "as_of": as_of("as_of"),
-                "effective_at": as_of("effective_at"),
-                "at_seq": lambda: (
-                    f"/v1/accounts/{rng.choice(accounts)}/balance?at_seq={rng.randint(1, span['last_seq'])}"
-                ),
-                "large_account_as_of": lambda: (
-                    f"{base}/balance?as_of={_moment(rng.randint(span['first_at'], span['last_at']))}"
-                ),
-            }
             figures: dict[str, Any] = {"entries": 2 * transactions, "entries_of_large_account": versions}
-            for name, paths in asked.items():
-                await open_loop(stack.url, paths, 100, 2)
-                found = await open_loop(stack.url, paths, RATE_PER_S, seconds)
-                figures |= {f"{name}_{key}": value for key, value in found.items()}
-            pool.terminate()
+            asked = [(RATE_PER_S, balances(accounts, span, rng))]
+            asked += [(LISTS_PER_S, listings(ledger_id, accounts, span, transactions, rng))]
+            for rate_per_s, kinds in asked:
+                for name, paths in kinds.items():
+                    # Fresh for each, because all of them together may take longer than a token lives.
+                    bearer = token(stack, tenant.tenant_id)
+                    await open_loop(stack.url, bearer, paths, min(100, rate_per_s), 2)
+                    found = await open_loop(stack.url, bearer, paths, rate_per_s, seconds)
+                    figures |= {f"{name}_{key}": value for key, value in found.items()}
             return figures
 
 

@@ -1,6 +1,7 @@
 """A bank's first day with FinFlow's own client: keys, retries and pages are its business.
 
-Needs a FinFlow that runs (`finflow up`). What it prints is beside it: client.out. FINFLOW_URL names the API.
+Needs a FinFlow that runs (`finflow up`). What it prints is beside it: client.out. FINFLOW_URL names the API,
+FINFLOW_TOKEN holds a tenant's token: `finflow token --tenant ID`.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ import os
 
 from finflow.client.model import Leg, NewAccount, NewTransaction
 from finflow.client.service import Client
+from finflow.client.tokens import StaticToken
 from finflow.kernel.errors import FinFlowError
 
 API = os.environ.get("FINFLOW_URL", "http://127.0.0.1:8400")
@@ -19,9 +21,8 @@ def transfer(debit: str, credit: str, amount: str, description: str, pending: bo
 
 
 async def main() -> None:
-    async with Client(API) as api:
-        tenant = await api.create_tenant("Python bank")
-        ledger_id = (await api.create_ledger(tenant.tenant_id, "Retail")).ledger_id
+    async with Client(API, token=StaticToken(os.environ["FINFLOW_TOKEN"])) as api:
+        ledger_id = (await api.create_ledger("Retail")).ledger_id
         vault = await api.open_account(NewAccount(ledger_id, "SGD", "asset", "vault", overdraft_limit=None))
         alice = await api.open_account(NewAccount(ledger_id, "SGD", "liability", "alice"))
         bob = await api.open_account(NewAccount(ledger_id, "SGD", "liability", "bob"))

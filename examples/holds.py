@@ -1,7 +1,7 @@
 """A card payment's life: held, captured in part, the rest released; another one released by the shop.
 
 Needs a FinFlow that runs (`finflow up`) and nothing but Python's standard library. What it prints is beside
-it: holds.out. FINFLOW_URL names the API.
+it: holds.out. FINFLOW_URL names the API, FINFLOW_TOKEN holds a tenant's token: `finflow token --tenant ID`.
 """
 
 import json
@@ -11,11 +11,13 @@ import urllib.request
 from typing import Any
 
 API = os.environ.get("FINFLOW_URL", "http://127.0.0.1:8400")
+TOKEN = os.environ["FINFLOW_TOKEN"]
 
 
 def send(method: str, path: str, body: object = None, key: str | None = None) -> dict[str, Any]:
     """The answer's body; a refusal's body too, since it has a code to look at."""
-    headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
+    headers |= {"Idempotency-Key": key} if key else {}
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(API + path, data, headers, method=method)
     try:
@@ -48,8 +50,7 @@ def say(what: str, account_id: str) -> None:
 
 
 def main() -> None:
-    tenant_id = send("POST", "/v1/tenants", {"name": "Cards"})["tenant_id"]
-    ledger_id = send("POST", "/v1/ledgers", {"tenant_id": tenant_id, "name": "Cards"})["ledger_id"]
+    ledger_id = send("POST", "/v1/ledgers", {"name": "Cards"})["ledger_id"]
     cash = open_account(ledger_id, "asset", overdraft_limit=None)
     shop, alice = open_account(ledger_id, "liability"), open_account(ledger_id, "liability")
     move(ledger_id, cash, alice, "200.00", "salary")

@@ -1,7 +1,7 @@
 """Money moves once, however often the answer is lost: the same request with the same key, until it is known.
 
 Needs a FinFlow that runs (`finflow up`) and nothing but Python's standard library. What it prints is beside
-it: retry.out. FINFLOW_URL names the API.
+it: retry.out. FINFLOW_URL names the API, FINFLOW_TOKEN holds a tenant's token: `finflow token --tenant ID`.
 """
 
 import http.client
@@ -12,6 +12,7 @@ import urllib.parse
 from typing import Any
 
 API = urllib.parse.urlsplit(os.environ.get("FINFLOW_URL", "http://127.0.0.1:8400"))
+TOKEN = os.environ["FINFLOW_TOKEN"]
 
 
 class AnswerLost(Exception):
@@ -23,7 +24,8 @@ def attempt(
 ) -> tuple[int, dict[str, Any]]:
     """Status and body of the answer. `lose_answer` hangs up once the request is out."""
     connection = http.client.HTTPConnection(API.hostname or "", API.port, timeout=30)
-    headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
+    headers |= {"Idempotency-Key": key} if key else {}
     try:
         connection.request("POST", path, json.dumps(body), headers)
         if lose_answer:
@@ -53,8 +55,7 @@ def opened(path: str, body: object, name: str) -> str:
 
 
 def main() -> None:
-    tenant_id = opened("/v1/tenants", {"name": "Retries"}, "tenant_id")
-    ledger_id = opened("/v1/ledgers", {"tenant_id": tenant_id, "name": "Retries"}, "ledger_id")
+    ledger_id = opened("/v1/ledgers", {"name": "Retries"}, "ledger_id")
     account = {"ledger_id": ledger_id, "currency": "SGD"}
     cash = opened("/v1/accounts", {**account, "kind": "asset", "overdraft_limit": None}, "account_id")
     alice = opened("/v1/accounts", {**account, "kind": "liability"}, "account_id")

@@ -17,7 +17,10 @@ export class Refused extends Error {
 }
 
 export class FinFlow {
-  constructor(private readonly url: string) {}
+  constructor(
+    private readonly url: string,
+    private readonly token: string,
+  ) {}
 
   get<T>(path: string): Promise<T> {
     return this.repeat<T>(path, { method: "GET" });
@@ -28,7 +31,7 @@ export class FinFlow {
     return this.repeat<T>(path, this.writing(body, { "Idempotency-Key": key }));
   }
 
-  /** Tenants and ledgers have no key, so these are sent once. */
+  /** Ledgers have no key, so these are sent once. */
   create<T>(path: string, body: unknown): Promise<T> {
     return this.attempt<T>(path, this.writing(body));
   }
@@ -55,7 +58,8 @@ export class FinFlow {
   }
 
   private async attempt<T>(path: string, request: RequestInit): Promise<T> {
-    const answer = await fetch(this.url + path, { ...request, signal: AbortSignal.timeout(TIMEOUT_MS) });
+    const headers = { ...request.headers, Authorization: `Bearer ${this.token}` };
+    const answer = await fetch(this.url + path, { ...request, headers, signal: AbortSignal.timeout(TIMEOUT_MS) });
     const body: unknown = await answer.json();
     if (!answer.ok) throw new Refused(body as Problem);
     return body as T;

@@ -1,15 +1,11 @@
 // A bank's first day in TypeScript. Needs a FinFlow that runs (`finflow up`); what it prints is beside it:
-// first-bank.txt. FINFLOW_URL names the API.
+// first-bank.txt. FINFLOW_URL names the API, FINFLOW_TOKEN holds a tenant's token: `finflow token --tenant ID`.
 
 import { FinFlow, Refused, type Schemas } from "./client.js";
 
-const api = new FinFlow(process.env["FINFLOW_URL"] ?? "http://127.0.0.1:8400");
+const api = new FinFlow(process.env["FINFLOW_URL"] ?? "http://127.0.0.1:8400", process.env["FINFLOW_TOKEN"] ?? "");
 
-const tenant = await api.create<Schemas["TenantView"]>("/v1/tenants", {
-  name: "TypeScript bank",
-} satisfies Schemas["NewTenant"]);
 const ledger = await api.create<Schemas["LedgerView"]>("/v1/ledgers", {
-  tenant_id: tenant.tenant_id,
   name: "Retail",
 } satisfies Schemas["NewLedger"]);
 

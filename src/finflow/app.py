@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from finflow.kernel.errors import FinFlowError
+from finflow.limits.model import MAX_BURST, MAX_CONCURRENCY, MAX_PER_S, Limits
 from finflow.telemetry.redaction import redact
 
 if TYPE_CHECKING:
     import asyncpg
 
+    from finflow.identity.service import IdentityService
     from finflow.ledger.service import LedgerService
+    from finflow.limits.service import LimitService
 
+# A worker that nobody told its address is asked by whoever runs it.
+LOCAL_ISSUER: Final = "http://127.0.0.1:8400"
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -63,6 +68,12 @@ def _database_url(text: str) -> str:
     return text
 
 
+def _http_url(text: str) -> str:
+    if not text.startswith(("https://", "http://")) or not text.isprintable() or " " in text:
+        raise ValueError("it does not begin with https:// or http://")
+    return text.rstrip("/")
+
+
 def _between(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
@@ -84,6 +95,9 @@ def _target(text: str) -> str:
     return text
 
 
+# What `finflow up` passes on to its workers as it is.
+_LIMITS: Final = ("tenant_requests_per_s", "tenant_burst", "tenant_concurrency", "unverified_per_s")
+
 _port = _between(1, 65535)
 _count = _between(1, 256)
 
@@ -96,6 +110,44 @@ SETTINGS: Final = (
     Setting("workers", "How many API worker processes run.", lambda: os.cpu_count() or 1, _count),
     Setting("log_level", "The least severe log lines that are written.", lambda: "info", _level),
     Setting("target", "The ASGI application that the workers serve.", _default_target, _target),
+    Setting("keys", "The folder of the keys that sign access tokens [DATA/keys].", _nothing, _path),
+    Setting(
+        "issuer",
+        "The URL under which clients reach the API, which its access tokens are from and for [its own].",
+        _nothing,
+        _http_url,
+    ),
+    Setting("issuers", "A TOML file of other issuers whose access tokens are trusted.", _nothing, _path),
+    Setting(
+        "tenant_requests_per_s",
+        "How many requests a second a tenant may send to this host, unless it has limits of its own.",
+        lambda: 1_000,
+        _between(1, MAX_PER_S),
+    ),
+    Setting(
+        "tenant_burst",
+        "How many requests a tenant may send at once after a pause.",
+        lambda: 2_000,
+        _between(1, MAX_BURST),
+    ),
+    Setting(
+        "tenant_concurrency",
+        "How many requests of a tenant one worker works at.",
+        lambda: 256,
+        _between(1, MAX_CONCURRENCY),
+    ),
+    Setting(
+        "unverified_per_s",
+        "How many requests for tokens, and tokens that fail their check, are looked at a second per address.",
+        lambda: 50,
+        _between(1, MAX_PER_S),
+    ),
+    Setting(
+        "limits_file",
+        "The file in memory that the workers of a host keep their limits in; `finflow up` makes its own.",
+        _nothing,
+        _path,
+    ),
 )
 
 
@@ -108,6 +160,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     log_level: str
     target: str
+    keys: Path | None
+    issuer: str | None
+    issuers: Path | None
+    tenant_requests_per_s: int
+    tenant_burst: int
+    tenant_concurrency: int
+    unverified_per_s: int
+    limits_file: Path | None
     sources: Mapping[str, str]
 
     @classmethod
@@ -122,6 +182,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         for setting in SETTINGS:
             values[setting.name], sources[setting.name] = _value(setting, flags, environ)
         return cls(**values, sources=sources)
+
+    @property
+    def keys_folder(self) -> Path:
+        """Where the keys lie that sign access tokens."""
+        return self.keys or self.data / "keys"
 
     def rendered(self) -> list[dict[str, str | None]]:
         """Name, value, source and meaning of every setting, passwords masked; what `finflow info` shows."""
@@ -167,7 +232,17 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
         port=config.port,
         database_url=config.database_url,
         target=config.target,
-        environment={"FINFLOW_DATA": str(config.data), "FINFLOW_LOG_LEVEL": config.log_level},
+        keys=config.keys_folder,
+        environment={
+            **{
+                f"FINFLOW_{name.upper()}": str(value)
+                for name in ("issuer", "issuers")
+                if (value := getattr(config, name))
+            },
+            "FINFLOW_DATA": str(config.data),
+            "FINFLOW_LOG_LEVEL": config.log_level,
+            **{f"FINFLOW_{name.upper()}": str(getattr(config, name)) for name in _LIMITS},
+        },
     )
     return service.running(msgspec.structs.replace(settings, **overrides))
 
@@ -175,9 +250,18 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
 class Services:
     """What one API worker works with, while it runs. Made by `services()`."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", ledger: "LedgerService") -> None:
+    def __init__(
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        ledger: "LedgerService",
+        limits: "LimitService",
+        identity: "IdentityService",
+    ) -> None:
         self._pool = pool
+        self.identity = identity
+        self.verifier = identity.verifier
         self.ledger = ledger
+        self.limits = limits
 
     async def reachable(self, within_s: float) -> bool:
         """Whether the database answers within so many seconds."""
@@ -190,6 +274,17 @@ class Services:
             return False
 
 
+def identified(
+    config: Config, pool: "asyncpg.Pool[asyncpg.Record]"
+) -> "AbstractAsyncContextManager[IdentityService]":
+    """The identity service over these keys, kept up to date until the end of the block."""
+    from finflow.identity.keys import KeyFolder
+    from finflow.identity.service import open_identity
+
+    own = config.issuer or LOCAL_ISSUER
+    return open_identity(pool, KeyFolder(config.keys_folder), own, config.issuers)
+
+
 @asynccontextmanager
 async def services(config: Config) -> AsyncIterator[Services]:
     """Opens the pool and the ledger; at the end writes what is queued, then closes both.
@@ -197,14 +292,26 @@ async def services(config: Config) -> AsyncIterator[Services]:
     Raises setting_malformed without a database URL, and database_unreachable.
     """
     from finflow.db.pool import open_pool  # here, because asking for the configuration must stay fast
+    from finflow.db.readers import open_readers
     from finflow.ledger.service import LedgerService
+    from finflow.limits.buckets import Buckets
+    from finflow.limits.service import LimitService
 
     if config.database_url is None:
         raise FinFlowError("setting_malformed", "FINFLOW_DATABASE_URL is not set.", "FINFLOW_DATABASE_URL")
+    default = Limits(config.tenant_requests_per_s, config.tenant_burst, config.tenant_concurrency)
+    buckets = Buckets(config.limits_file)
     pool = await open_pool(config.database_url, application_name="finflow api")
     try:
-        ledger = LedgerService(pool)
-        yield Services(pool, ledger)
-        await ledger.close()
+        readers = await open_readers(config.database_url, application_name="finflow api reads")
+        try:
+            ledger = LedgerService(pool, readers)
+            limits = LimitService(pool, buckets, default, config.unverified_per_s)
+            async with identified(config, pool) as identity:
+                yield Services(pool, ledger, limits, identity)
+            await ledger.close()
+        finally:
+            await readers.close()
     finally:
         await pool.close()
+        buckets.close()

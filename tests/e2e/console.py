@@ -90,6 +90,16 @@ class Stack(NamedTuple):
     def environment(self) -> dict[str, str]:
         return _environment(self.home) | {"FINFLOW_URL": self.url}
 
+    def tenant_token(self) -> str:
+        """A token of a tenant of its own, as the examples' readers get one."""
+        return self._finflow("token", "--tenant", self._finflow("tenant", "create", "Example", "--id"))
+
+    def _finflow(self, *words: str) -> str:
+        command = [sys.executable, "-m", "finflow", *words]
+        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
     def as_documented(self, text: str) -> str:
         """What was printed, with the documents' URL and home folder."""
         return text.replace(self.url, DOCUMENTED_URL).replace(str(self.home), DOCUMENTED_HOME)

@@ -6,6 +6,7 @@ from typing import Any
 import schemathesis
 
 KNOWN = {
+    "tenant_id": os.environ["FINFLOW_TENANT_ID"],
     "ledger_id": os.environ["FINFLOW_LEDGER"],
     "account_id": os.environ["FINFLOW_ACCOUNT"],
     "transaction_id": os.environ["FINFLOW_TXN"],

@@ -34,6 +34,7 @@ async def test_bodies_that_are_too_large_are_refused_and_the_server_goes_on(data
 
     headers = {"Content-Type": "application/json", "Idempotency-Key": "k"}
     async with worker(database_url) as (_, client):
+        await Bank(client).found()
         over = await client.post("/v1/transactions", content=b" " * (MIB + 1), headers=headers)
         assert (over.status_code, code(over)) == (413, "request_too_large")
         chunked = await client.post("/v1/transactions", content=endless(), headers=headers)
@@ -91,7 +92,7 @@ async def test_a_worker_that_is_told_to_stop_answers_what_it_took(database_url: 
         if isinstance(answer, httpx.Response) and answer.status_code == 201
     ]
     async with worker(database_url) as (_, client):
-        again = Bank(client, one.ledger_id)
+        again = one.elsewhere(client)
         for n in range(50):
             answer = await again.post(again.transfer(a, b, "1"), f"k{n}")
             assert answer.status_code == 201

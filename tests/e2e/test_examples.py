@@ -31,7 +31,8 @@ def test_there_are_examples_to_run() -> None:
 def test_an_example_prints_what_lies_beside_it(story: Path, stack: Stack) -> None:
     program = _program(story)
     command = [*_COMMANDS[program.suffix], str(program)]
-    done = subprocess.run(command, env=stack.environment(), capture_output=True, text=True, timeout=120)
+    environment = stack.environment() | {"FINFLOW_TOKEN": stack.tenant_token()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     printed = Masks().of(stack.as_documented(done.stdout))
     assert printed == Masks().of(story.with_suffix(".out").read_text())

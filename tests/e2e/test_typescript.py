@@ -53,7 +53,7 @@ def generated(project: Path, stack: Stack) -> Path:
 
 
 def _npm(project: Path, stack: Stack, *words: str) -> "subprocess.CompletedProcess[str]":
-    environment = stack.environment() | {"HOME": os.environ["HOME"]}
+    environment = stack.environment() | {"HOME": os.environ["HOME"], "FINFLOW_TOKEN": stack.tenant_token()}
     return subprocess.run(
         ["npm", "--silent", *words], cwd=project, env=environment, capture_output=True, text=True, timeout=240
     )

@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from finflow.kernel import ids
-from oracles.http import Bank, bank, refusal
+from oracles.http import Bank, bank, bearer, refusal
+from oracles.tokens import tenant_token
 
 NOBODY = ids.mint("acc", 1_700_000_000_000_000, 1, 1)
 NO_LEDGER = ids.mint("led", 1_700_000_000_000_000, 1, 0)
@@ -18,10 +19,17 @@ async def test_tenants_and_ledgers_are_found_again(database_url: str) -> None:
         assert (read.status_code, read.json()["name"]) == (200, "Ledger")
         listed = (await one.client.get("/v1/ledgers")).json()["items"]
         assert listed == [read.json()]
-        no_tenant = ids.mint("ten", 1_700_000_000_000_000, 0, 77)
-        for tenant_id in (no_tenant, "ten_x", "", ids.mint("ten", 1, 0, ids.MAX_NUMBER)):
-            answer = await one.client.post("/v1/ledgers", json={"tenant_id": tenant_id, "name": "L"})
+        made = await one.client.post("/v1/ledgers", json={"tenant_id": one.tenant_id, "name": "L"})
+        assert refusal(made) == (400, "request_malformed", "tenant_id"), "whose it is, the token says"
+        # Not the tenants that were never given, nor one whose number was given at another time.
+        for micros, number in ((1_700_000_000_000_000, 77), (1, (1 << 31) - 1), (1, 1)):
+            ghost = bearer(tenant_token(ids.mint("ten", micros, 0, number)))
+            answer = await one.client.post("/v1/ledgers", json={"name": "L"}, headers=ghost)
             assert refusal(answer) == (404, "tenant_unknown", None)
+            for path in ("/v1/tenants", "/v1/ledgers"):
+                assert (await one.client.get(path, headers=ghost)).json() == {"items": [], "next": None}
+            answer = await one.client.get(f"/v1/ledgers/{one.ledger_id}", headers=ghost)
+            assert refusal(answer) == (404, "ledger_unknown", None)
         for path in (
             NO_LEDGER,
             f"{NO_LEDGER}/trial-balance",

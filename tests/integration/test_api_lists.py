@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from finflow.ledger import lists
-from oracles.http import Bank, Json, bank, refusal
+from oracles.http import Bank, Json, bank, refusal, serving
 
 Keep = Callable[[Json], bool]
 
@@ -133,10 +133,10 @@ async def test_changes_say_who_asked_for_what(database_url: str) -> None:
         assert (await one.client.post("/v1/accounts", json=taken)).status_code == 409
         changes = await whole(one, f"/v1/ledgers/{one.ledger_id}/changes", order="oldest", limit=2)
         assert [(c["kind"], c["account_id"], c["outcome"], c["code"], c["caller"]) for c in changes] == [
-            ("open_account", account, "done", None, "local"),
-            ("change_account", account, "done", None, "local"),
-            ("declare_asset", None, "done", None, "local"),
-            ("open_account", None, "refused", "external_reference_taken", "local"),
+            ("open_account", account, "done", None, "test"),
+            ("change_account", account, "done", None, "test"),
+            ("declare_asset", None, "done", None, "test"),
+            ("open_account", None, "refused", "external_reference_taken", "test"),
         ]
         assert changes[1]["requested"] == {"account_id": account, "status": "frozen"}
         assert (changes[2]["idempotency_key"], changes[2]["requested"]) == (
@@ -149,14 +149,22 @@ async def test_changes_say_who_asked_for_what(database_url: str) -> None:
 
 async def test_tenants_and_ledgers_in_pages(database_url: str) -> None:
     async with bank(database_url) as one:
-        tenants = [await one.make("/v1/tenants", {"name": f"T{n}"}) for n in range(4)]
-        assert (await whole(one, "/v1/tenants", limit=2))[1:] == tenants
-        read = await one.client.get(f"/v1/tenants/{tenants[0]['tenant_id']}")
-        assert read.json() == tenants[0]
-        assert refusal(await one.client.get("/v1/tenants/ten_x")) == (404, "tenant_unknown", None)
-        body = {"tenant_id": tenants[0]["tenant_id"], "name": "L"}
-        made = [await one.make("/v1/ledgers", body) for _ in range(3)]
+        made = [await one.make("/v1/ledgers", {"name": "L"}) for _ in range(3)]
         assert (await whole(one, "/v1/ledgers", limit=1))[1:] == made
+        [own] = await whole(one, "/v1/tenants", limit=1)
+        async with serving(database_url) as client:
+            operator = Bank(client)
+            tenants = [await operator.make("/v1/tenants", {"name": f"T{n}"}) for n in range(4)]
+            assert await whole(operator, "/v1/tenants", limit=2) == [own, *tenants]
+            read = await client.get(f"/v1/tenants/{tenants[0]['tenant_id']}")
+            assert read.json() == tenants[0]
+            assert refusal(await client.get("/v1/tenants/ten_x")) == (404, "tenant_unknown", None)
+            assert [each["name"] for each in await whole(operator, "/v1/ledgers", limit=2)] == [
+                "Ledger",
+                *"LLL",
+            ]
+            assert (await client.get(f"/v1/ledgers/{one.ledger_id}")).json()["tenant_id"] == one.tenant_id
+        assert await whole(one, "/v1/tenants") == [own]
 
 
 @pytest.mark.parametrize("order", ["oldest", "newest"])

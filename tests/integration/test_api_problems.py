@@ -12,7 +12,9 @@ import pytest
 from finflow.api.asgi import build
 from finflow.api.decoding import DRAIN_LIMIT
 from finflow.kernel.errors import FinFlowError
-from oracles.http import Bank, bank, client_of, code, lifespan, line, refusal, serving
+from finflow.limits.service import Entry
+from oracles.http import bank, client_of, code, lifespan, line, refusal, serving
+from oracles.tokens import verifier
 
 JSON = {"Content-Type": "application/json", "Idempotency-Key": "k"}
 MIB = 1024 * 1024
@@ -73,8 +75,8 @@ async def test_routes_and_methods(
     ],
 )
 async def test_bodies_that_are_none(database_url: str, content: bytes, param: str | None) -> None:
-    async with serving(database_url) as client:
-        answer = await client.post("/v1/transactions", content=content, headers=JSON)
+    async with bank(database_url) as one:
+        answer = await one.client.post("/v1/transactions", content=content, headers=JSON)
         assert refusal(answer) == (400, "request_malformed", param)
 
 
@@ -83,7 +85,7 @@ async def test_an_amount_is_never_a_number(database_url: str, number: str) -> No
     async with bank(database_url) as one:
         a, b = await one.open(), await one.open()
         lines = [line(a, "debit", "12.5"), line(b, "credit", "@")]
-        content = Bank(one.client, one.ledger_id).transfer(a, b, "1") | {"entries": lines}
+        content = one.transfer(a, b, "1") | {"entries": lines}
         text = httpx.Request("POST", "http://test", json=content).content.replace(b'"@"', number.encode())
         answer = await one.client.post("/v1/transactions", content=text, headers=JSON)
         assert refusal(answer) == (400, "request_malformed", "entries[1].amount")
@@ -107,13 +109,14 @@ async def test_a_query_holds_no_nul(database_url: str) -> None:
     "media_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""]
 )
 async def test_media_types(database_url: str, media_type: str) -> None:
-    async with serving(database_url) as client:
+    async with bank(database_url) as one:
+        client = one.client
         for path in ("/v1/transactions", "/v1/transactions:batch", "/v1/accounts"):
             headers = JSON | {"Content-Type": media_type}
             answer = await client.post(path, content=b"{}", headers=headers)
             assert refusal(answer) == (415, "media_type_unsupported", None)
         headers = JSON | {"Content-Type": "Application/JSON; charset=utf-8"}
-        answer = await client.post("/v1/tenants", content=b'{"name":"T"}', headers=headers)
+        answer = await client.post("/v1/ledgers", content=b'{"name":"L"}', headers=headers)
         assert answer.status_code == 201
         headers = JSON | {"Content-Type": "application/x-ndjson"}
         lines = await client.post("/v1/transactions", content=b"{}", headers=headers)
@@ -129,7 +132,8 @@ async def test_bodies_are_bounded_by_their_length_and_while_they_come(database_u
             sent += len(part)
             yield part
 
-    async with serving(database_url) as client:
+    async with bank(database_url) as one:
+        client = one.client
         for path, limit in (("/v1/transactions", MIB), ("/v1/transactions:batch", 32 * MIB)):
             whole = await client.post(path, content=b" " * limit, headers=JSON)
             assert refusal(whole) == (400, "request_malformed", None)
@@ -158,7 +162,7 @@ async def test_a_request_that_takes_too_long_is_given_up_but_not_its_transaction
     async with bank(database_url) as one:
         a, b = await one.open(), await one.open()
         async with serving(database_url, deadline_s=0.3) as client:
-            hasty = Bank(client, one.ledger_id)
+            hasty = one.elsewhere(client)
             blocker = await asyncpg.connect(database_url)
             async with blocker.transaction():
                 await blocker.execute("select from heads for update")
@@ -188,11 +192,22 @@ async def test_a_body_that_never_ends_is_given_up(database_url: str) -> None:
 
 
 class Broken:
-    """Services whose database is gone, or whose ledger has a bug."""
+    """Services whose database is gone, or whose ledger has a bug; who asks, they know."""
 
     def __init__(self, error: Exception) -> None:
         self.ledger: Any = self
+        self.limits: Any = self
+        self.verifier = verifier()
         self._error = error
+
+    def enter(self, tenant_id: str | None) -> Entry:
+        return Entry(None, 0, ())
+
+    def leave(self, tenant_id: str | None) -> None:
+        pass
+
+    async def watch(self) -> None:
+        await asyncio.Event().wait()
 
     async def reachable(self, within_s: float) -> bool:
         return False
@@ -260,7 +275,7 @@ async def test_the_openapi_document_describes_every_route(database_url: str) -> 
     async with serving(database_url) as client:
         document = (await client.get("/openapi.json")).json()
         assert document["openapi"].startswith("3.1")
-        assert len(document["paths"]) == 24
+        assert len(document["paths"]) >= 25
         for path, item in document["paths"].items():
             for method, operation in item.items():
                 places = {(p["name"], p["in"]) for p in operation["parameters"]}

@@ -40,11 +40,9 @@ async def test_a_replay_is_the_same_bytes_also_from_another_process(database_url
         ]
         first = [await one.post(body, f"k{number}") for number, body in enumerate(bodies)]
         again = [await one.post(body, f"k{number}") for number, body in enumerate(bodies)]
-        async with serving(database_url) as other:
-            elsewhere = [
-                await other.post("/v1/transactions", json=body, headers={"Idempotency-Key": f"k{number}"})
-                for number, body in enumerate(bodies)
-            ]
+        async with serving(database_url) as client:
+            other = one.elsewhere(client)
+            elsewhere = [await other.post(body, f"k{number}") for number, body in enumerate(bodies)]
         for answers in zip(first, again, elsewhere, strict=True):
             assert [answer.status_code for answer in answers] == [201, 201, 201]
             assert len({answer.content for answer in answers}) == 1

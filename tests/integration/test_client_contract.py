@@ -3,30 +3,63 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
 import pytest
 
 from finflow.app import Config, running
-from finflow.client import model, service
+from finflow.cli.connect import LocalTokens
+from finflow.client import administration, model, service
+from finflow.client.administration import LimitsChange
 from finflow.client.model import AccountChange, Leg, NewAccount, NewTransaction, TransactionFilter
 from finflow.client.service import Client
 from finflow.client.transport import Reply, Request, Transport
+from finflow.identity import views as identity_views
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import views
+from finflow.limits.service import LimitsView
 from oracles.lossy import LossyProxy
+from oracles.oauth import key, public
 
 # What a person's browser or a probe asks for, and no program that moves money.
-_NOT_OURS = {"GET /healthz", "GET /readyz"}
+_NOT_OURS = {
+    "GET /healthz",
+    "GET /readyz",
+    "GET /.well-known/jwks.json",
+    "GET /.well-known/oauth-authorization-server",
+    # Tokens have a way of their own: tests/integration/test_tokens_client.py.
+    "POST /oauth/token",
+}
+
+
+class Place(NamedTuple):
+    """An API that runs, and tokens for it."""
+
+    url: str
+    tokens: LocalTokens
+
+    def operator(self) -> Client:
+        return Client(self.url, token=self.tokens.operator())
+
+    @asynccontextmanager
+    async def bank(self) -> AsyncIterator[tuple[Client, str, str]]:
+        """A client of a new tenant, the tenant's id, and the id of a ledger of it."""
+        async with self.operator() as platform:
+            tenant_id = (await platform.create_tenant("Bank")).tenant_id
+        async with Client(self.url, token=self.tokens.of(tenant_id)) as api:
+            yield api, tenant_id, (await api.create_ledger("Retail")).ledger_id
 
 
 @pytest.fixture
-async def url(database_url: str, tmp_path: Path) -> AsyncIterator[str]:
+async def place(database_url: str, tmp_path: Path) -> AsyncIterator[Place]:
     flags = {"database_url": database_url, "data": str(tmp_path / "data"), "workers": 1, "log_level": "error"}
-    async with running(Config.load(flags, {})) as stack:
-        yield stack.url
+    config = Config.load(flags, {})
+    async with running(config) as stack:
+        yield Place(stack.url, LocalTokens(config, stack.url))
 
 
 @pytest.fixture
@@ -52,12 +85,20 @@ def code(caught: pytest.ExceptionInfo[FinFlowError]) -> tuple[str, str | None]:
     return caught.value.kind.code, caught.value.param
 
 
-async def test_every_route_has_a_method_and_every_answer_its_shape(url: str, asked: list[str]) -> None:
-    async with Client(url) as api:
-        tenant = await api.create_tenant("Bank")
-        assert await api.tenant(tenant.tenant_id) == tenant
-        assert tenant in [each async for each in api.tenants()]
-        ledger = await api.create_ledger(tenant.tenant_id, "Retail")
+async def test_every_route_has_a_method_and_every_answer_its_shape(place: Place, asked: list[str]) -> None:
+    async with place.operator() as platform:
+        tenant = await platform.create_tenant("Bank")
+        assert await platform.tenant(tenant.tenant_id) == tenant
+        assert tenant in [each async for each in platform.tenants()]
+        limits = await platform.limits(tenant.tenant_id)
+        changed = await platform.change_limits(
+            tenant.tenant_id, LimitsChange(burst=7), if_match=limits.etag or ""
+        )
+        assert (changed.burst, changed.overridden) == (7, ["burst"])
+        await platform.change_limits(tenant.tenant_id, LimitsChange(burst=None))
+        await clients(platform, tenant.tenant_id)
+    async with Client(place.url, token=place.tokens.of(tenant.tenant_id)) as api:
+        ledger = await api.create_ledger("Retail")
         assert await api.ledger(ledger.ledger_id) == ledger
         assert ledger in await api.ledgers()
         assert (await api.declare_asset(ledger.ledger_id, "POINTS", 3)).exponent == 3
@@ -68,7 +109,24 @@ async def test_every_route_has_a_method_and_every_answer_its_shape(url: str, ask
         changes = [each async for each in api.changes(ledger.ledger_id, order="oldest", page_size=3)]
         assert changes[0].requested == {"code": "POINTS", "exponent": 3}
         assert {each.outcome for each in changes} == {"done", "refused"}
-    assert await undone(url, asked) == set()
+    assert await undone(place.url, asked) == set()
+
+
+async def clients(platform: Client, tenant_id: str) -> None:
+    jwk, other = public(key()), public(key())
+    made = await platform.create_client("Teller", ["accounts:read"], jwk, tenant_id)
+    assert (made.name, made.tenant_id, made.scopes) == ("Teller", tenant_id, ["accounts:read"])
+    second = await platform.create_client("Second", ["accounts:read"], other, tenant_id)
+    assert [each.client_id async for each in platform.clients(page_size=1)] == [
+        made.client_id,
+        second.client_id,
+    ]
+    grown = await platform.add_client_key(made.client_id, other)
+    assert len(grown.keys) == 2
+    shrunk = await platform.revoke_client_key(made.client_id, made.keys[0].kid)
+    assert [each.revoked_at is None for each in shrunk.keys] == [False, True]
+    assert await platform.client(made.client_id) == shrunk
+    assert (await platform.revoke_client(made.client_id)).revoked_at is not None
 
 
 async def accounts(api: Client, ledger_id: str) -> None:
@@ -165,14 +223,13 @@ def _matches(operation: str, request: str) -> bool:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_money_moves_once_however_many_answers_get_lost(url: str, seed: int) -> None:
-    async with Client(url) as api:
-        tenant = await api.create_tenant("Bank")
-        ledger_id = (await api.create_ledger(tenant.tenant_id, "Retail")).ledger_id
+async def test_money_moves_once_however_many_answers_get_lost(place: Place, seed: int) -> None:
+    async with place.bank() as (api, tenant_id, ledger_id):
         cash = (await api.open_account(NewAccount(ledger_id, "SGD", "asset", None, None))).account_id
         alice = (await api.open_account(NewAccount(ledger_id, "SGD", "liability"))).account_id
-        proxy = LossyProxy(url, seed)
-        async with proxy.running() as lossy_url, Client(lossy_url, max_connections=4) as careful:
+        proxy = LossyProxy(place.url, seed)
+        token = place.tokens.of(tenant_id)
+        async with proxy.running() as lossy_url, Client(lossy_url, token=token, max_connections=4) as careful:
             sending = (careful.post(ledger_id, transfer(cash, alice, "1")) for _ in range(60))
             posted = await asyncio.gather(*sending)
             hold = await careful.post(ledger_id, transfer(cash, alice, "5", pending=True))
@@ -184,10 +241,8 @@ async def test_money_moves_once_however_many_answers_get_lost(url: str, seed: in
         assert balance.balance == (await api.balance(alice)).balance == "62.00"
 
 
-async def test_refusals_have_the_server_s_code_and_place(url: str) -> None:
-    async with Client(url) as api:
-        tenant = await api.create_tenant("Bank")
-        ledger_id = (await api.create_ledger(tenant.tenant_id, "Retail")).ledger_id
+async def test_refusals_have_the_server_s_code_and_place(place: Place) -> None:
+    async with place.bank() as (api, _, ledger_id):
         alice = (await api.open_account(NewAccount(ledger_id, "SGD", "liability"))).account_id
         cash = (await api.open_account(NewAccount(ledger_id, "SGD", "asset", None, None))).account_id
         with pytest.raises(FinFlowError) as caught:
@@ -219,6 +274,9 @@ async def test_refusals_have_the_server_s_code_and_place(url: str) -> None:
         (model.Transaction, views.TransactionView),
         (model.CurrencyTotal, views.CurrencyTotals),
         (model.TrialBalance, views.TrialBalanceView),
+        (administration.RegisteredClient, identity_views.ClientView),
+        (administration.ClientKey, identity_views.KeyView),
+        (administration.Limits, LimitsView),
     ],
 )
 def test_the_client_s_shapes_have_every_field_that_is_sent(

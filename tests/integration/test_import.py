@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finflow.app import Config, running
+from finflow.cli.connect import LocalTokens
 from finflow.client.model import Leg, NewTransaction
 from finflow.client.service import Client
 from finflow.imports import mapping as mappings
@@ -28,14 +29,17 @@ class Run:
 @pytest.fixture(scope="module")
 async def api(short_folder: Path) -> AsyncIterator[Client]:
     config = Config.load({"data": str(short_folder / "import"), "workers": 2}, {})
-    async with running(config, durable=False, port=0) as stack, Client(stack.url) as client:
-        yield client
+    async with running(config, durable=False, port=0) as stack:
+        tokens = LocalTokens(config, stack.url)
+        async with Client(stack.url, token=tokens.operator()) as platform:
+            tenant_id = (await platform.create_tenant("test")).tenant_id
+        async with Client(stack.url, token=tokens.of(tenant_id)) as client:
+            yield client
 
 
 @pytest.fixture
 async def ledger_id(api: Client) -> str:
-    tenant = await api.create_tenant("test")
-    return (await api.create_ledger(tenant.tenant_id, "test")).ledger_id
+    return (await api.create_ledger("test")).ledger_id
 
 
 async def run(
@@ -189,7 +193,9 @@ async def test_rounding_legs_and_order_within_a_day(api: Client, ledger_id: str)
 
 
 async def test_a_ledger_is_opened_once_by_its_name(api: Client) -> None:
-    first = await ledger_named(api, "named once")
+    assert await ledger_named(api, "named once") is None
+    first = await api.create_ledger("named once")
+    await api.create_ledger("named once")
     assert await ledger_named(api, "named once") == first
 
 

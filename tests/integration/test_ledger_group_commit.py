@@ -152,7 +152,7 @@ async def test_close_writes_what_is_queued_and_refuses_what_comes(database_url: 
         lock = await blocked(one)
         jobs = [asyncio.create_task(one.codes(transfer(a, b, "1"))) for _ in range(30)]
         await waiting(one, 1)
-        closing = asyncio.create_task(one.service.close())
+        closing = asyncio.create_task(one.ledgers.close())
         await asyncio.sleep(0.01)
         with pytest.raises(FinFlowError, match="overloaded"):
             await one.do(transfer(a, b, "1"))

@@ -92,7 +92,7 @@ async def test_an_id_that_was_never_given(database_url: str) -> None:
 async def test_a_tenant_that_was_never_given(database_url: str) -> None:
     async with desk(database_url) as one:
         with pytest.raises(FinFlowError, match="tenant_unknown"):
-            await one.service.create_ledger(ids.mint("ten", one.clock(), 0, 1 << 33), "x")
+            await one.ledgers.of(ids.mint("ten", one.clock(), 0, 1 << 33)).create_ledger("x")
 
 
 @pytest.mark.parametrize("hours", [14, -12])
@@ -157,11 +157,11 @@ async def test_a_hold_expires_even_if_the_clock_stepped_back_during_a_sweep(data
             asked += 1
             return start + (11_000_000 if asked == 1 else 1_000_000)
 
-        one.service._clock = stepping
-        one.service._writers.clear()
+        one.service._shared.clock = stepping
+        one.service._shared.writers.clear()
         assert await one.service.expire_due(one.ledger_id) == 0
-        one.service._clock = lambda: start + 20_000_000
-        one.service._writers.clear()
+        one.service._shared.clock = lambda: start + 20_000_000
+        one.service._shared.writers.clear()
         await one.service.expire_due(one.ledger_id)
         assert (await one.service.transaction(held.transaction_id(1))).status == "expired"
 

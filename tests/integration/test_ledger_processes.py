@@ -44,8 +44,7 @@ async def test_processes_post_to_ledgers_at_once(database_url: str) -> None:
     """Dense `seq`, no deadlock, nothing lost, nothing twice, though some keys are sent by all processes."""
     async with desk(database_url) as one:
         ledgers = [one.ledger_id]
-        tenant = await one.service.create_tenant("second")
-        ledgers.append((await one.service.create_ledger(tenant.tenant_id, "second")).ledger_id)
+        ledgers.append((await one.service.create_ledger("second")).ledger_id)
         accounts = []
         for ledger_id in ledgers:
             one.ledger_id = ledger_id
@@ -97,8 +96,7 @@ async def test_the_server_kept_the_entries_of_each_ledger_apart(database_url: st
     async with desk(database_url) as one:
         a, b = await one.open(2)
         first = one.ledger_id
-        tenant = await one.service.create_tenant("second")
-        one.ledger_id = (await one.service.create_ledger(tenant.tenant_id, "second")).ledger_id
+        one.ledger_id = (await one.service.create_ledger("second")).ledger_id
         x, y = await one.open(2)
         assert await one.codes(transfer(a, b)) == ["account_unknown"]
         assert await one.codes(transfer(x, y)) == [None]

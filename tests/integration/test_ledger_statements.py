@@ -1,4 +1,4 @@
-"""A ratchet: how many statements a batch costs, as the server's own log counts them, however large it is."""
+"""A ratchet: how many statements a batch and a read cost, as the server's own log counts them."""
 
 import asyncio
 import re
@@ -9,8 +9,11 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from finflow.kernel import ids
+from finflow.kernel.errors import FinFlowError
 from finflow.ledger import commands as c
 from finflow.ledger import save
+from finflow.ledger.lists import Span
 from finflow.stack.postgres import EmbeddedPostgres
 from oracles.service import Desk, desk, transfer
 
@@ -48,18 +51,21 @@ def words(sql: str) -> str:
     verb = sql.split(None, 1)[0].strip(";")
     if verb in ("BEGIN", "COMMIT", "ROLLBACK"):
         return verb
-    tables = re.findall(r"\b(heads|journal|entries|accounts|assets)\b", sql)
+    if "enter_ledger" in sql:
+        return "enter"
+    tables = re.findall(r"\b(heads|journal|entries|accounts|assets|ledgers|tenants)\b", sql)
     return f"{verb} {tables[0]}" if tables else ""
 
 
 @pytest_asyncio.fixture
 async def logged(database_url: str, postgres: EmbeddedPostgres) -> AsyncIterator[Logged]:
+    """One connection to write and one to read, so that what a connection remembers is no chance."""
     name = f"ratchet_{next(numbers)}"
     connection = await asyncpg.connect(database_url)
     database = await connection.fetchval("select current_database()")
     await connection.execute(f"alter database {database} set log_statement = 'all'")
     await connection.close()
-    async with desk(database_url, name=name) as one:
+    async with desk(database_url, name=name, max_size=1) as one:
         yield Logged(one, postgres, name)
 
 
@@ -74,7 +80,7 @@ async def test_a_warm_batch_of_a_few_costs_one_statement(logged: Logged, size: i
 
 async def test_a_cold_batch_of_one_costs_five(logged: Logged) -> None:
     a, b = await logged.one.open(2)
-    logged.one.service._writers.clear()
+    logged.one.service._shared.writers.clear()
     logged.mark()
     await logged.one.do(transfer(a, b))
     assert await logged.statements() == ["BEGIN", "select heads", "select accounts", "with heads", "COMMIT"]
@@ -92,7 +98,7 @@ async def test_a_warm_batch_costs_five_statements(logged: Logged, size: int) -> 
 @pytest.mark.parametrize("size", [100, 3_000])
 async def test_a_cold_batch_costs_two_more(logged: Logged, size: int) -> None:
     a, b = await logged.one.open(2)
-    logged.one.service._writers.clear()
+    logged.one.service._shared.writers.clear()
     logged.mark()
     await logged.one.do(*[transfer(a, b)] * size)
     assert await logged.statements() == COLD
@@ -139,3 +145,46 @@ async def test_captures_load_what_they_name_at_once(logged: Logged) -> None:
     codes = await logged.one.codes(*[c.PostPending(record.transaction_id(1)) for record in held])
     assert codes == [None] * 50
     assert len(await logged.statements()) <= len(WARM) + 5
+
+
+async def test_a_balance_costs_one_statement_where_one_reads_again(logged: Logged) -> None:
+    a, b = await logged.one.open(2)
+    await logged.one.do(transfer(a, b))
+    await logged.one.service.balance(a)
+    logged.mark()
+    assert (await logged.one.service.balance(b)).balance == "1.00"
+    assert await logged.statements() == ["select accounts"]
+
+
+async def test_a_change_of_ledger_costs_one_more(logged: Logged) -> None:
+    other = await second_bank(logged.one)
+    [a], [b] = await logged.one.open(1), await other.open(1)
+    for account, service in ((a, logged.one.service), (b, other.service), (a, logged.one.service)):
+        await service.balance(account)
+    logged.mark()
+    await other.service.balance(b)
+    await logged.one.service.balance(a)
+    assert await logged.statements() == ["enter", "select accounts"] * 2
+
+
+async def test_a_ledger_of_another_tenant_costs_what_one_of_nobody_costs(logged: Logged) -> None:
+    """The same statements, so that time tells no more than the answer does; asked again, the same again."""
+    other = await second_bank(logged.one)
+    [theirs] = await other.open(1)
+    at = logged.one.clock()
+    nobodys = ids.mint("acc", at, 999, 1), ids.mint("led", at, 999, 0)
+    seen = []
+    for account, ledger in ((theirs, other.ledger_id), nobodys) * 2:
+        await logged.one.service.ledger_page(Span())
+        logged.mark()
+        for question in (logged.one.service.account(account), logged.one.service.trial_balance(ledger)):
+            with pytest.raises(FinFlowError, match="unknown"):
+                await question
+        seen.append(await logged.statements())
+    assert seen == [["select ledgers"] * 2] * 4
+
+
+async def second_bank(one: Desk) -> Desk:
+    """Another tenant of the same process, with a ledger."""
+    service = one.ledgers.of((await one.ledgers.create_tenant("other")).tenant_id)
+    return Desk(service, one.ledgers, (await service.create_ledger("other")).ledger_id, one.pool, one.clock)

@@ -11,22 +11,31 @@ import httpx
 
 from finflow.api.asgi import build
 from finflow.app import Config, services
+from oracles.tokens import FLAGS, operator_token, tenant_token
 
 Json = dict[str, Any]
 
 
 @asynccontextmanager
 async def serving(database_url: str, deadline_s: float = 30.0) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the whole application, started and stopped as a server would."""
-    config = Config.load({"database_url": database_url}, {})
+    """The operator's client of the whole application, started and stopped as a server would."""
+    # All of them sit at one address, and many of them try bad tokens.
+    flags = {"database_url": database_url, "unverified_per_s": 100_000, **FLAGS}
+    config = Config.load(flags, {})
     app = build(lambda: services(config), deadline_s)
     async with lifespan(app), client_of(app) as client:
         yield client
 
 
 def client_of(app: Any) -> httpx.AsyncClient:
+    """A client that asks as the operator, until somebody gives it another token."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+    headers = bearer(operator_token())
+    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
 
 
 @asynccontextmanager
@@ -57,20 +66,32 @@ def line(account_id: str, direction: str, amount: str, currency: str = "SGD") ->
 
 @dataclass
 class Bank:
-    """One ledger over HTTP, and keys that never repeat."""
+    """One ledger over HTTP, asked by a client of its tenant, and keys that never repeat."""
 
     client: httpx.AsyncClient
     ledger_id: str = ""
+    tenant_id: str = ""
     numbers: Any = field(default_factory=count)
 
     async def found(self) -> "Bank":
-        tenant = await self.make("/v1/tenants", {"name": "Tenant"})
-        ledger = await self.make("/v1/ledgers", {"tenant_id": tenant["tenant_id"], "name": "Ledger"})
-        self.ledger_id = ledger["ledger_id"]
+        """With a tenant that the operator adds, and a ledger that the tenant opens."""
+        tenant = await self.make("/v1/tenants", {"name": "Tenant"}, bearer(operator_token()))
+        self.tenant_id = tenant["tenant_id"]
+        self.enter()
+        self.ledger_id = (await self.make("/v1/ledgers", {"name": "Ledger"}))["ledger_id"]
         return self
 
-    async def make(self, path: str, body: Json) -> Json:
-        answer = await self.client.post(path, json=body)
+    def enter(self) -> "Bank":
+        """From here on the client asks in the name of the tenant, for whatever a tenant may."""
+        self.client.headers.update(bearer(tenant_token(self.tenant_id)))
+        return self
+
+    def elsewhere(self, client: httpx.AsyncClient) -> "Bank":
+        """The same ledger, asked through another client."""
+        return Bank(client, self.ledger_id, self.tenant_id).enter()
+
+    async def make(self, path: str, body: Json, headers: dict[str, str] | None = None) -> Json:
+        answer = await self.client.post(path, json=body, headers=headers)
         assert answer.status_code == 201, answer.text
         made: Json = answer.json()
         return made

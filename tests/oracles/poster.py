@@ -7,13 +7,17 @@ process of the plan, with the same payload, so that only one of them may book it
 import asyncio
 import random
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 
 from finflow.db.pool import open_pool
+from finflow.db.readers import open_readers
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.commands import EntryLine, PostTransaction, Request
 from finflow.ledger.service import LedgerService
+from finflow.ledger.tenant import TenantLedgers
 
 
 class Plan(msgspec.Struct):
@@ -32,7 +36,7 @@ def transfer(accounts: list[str], number: int, amount: str = "1.00") -> PostTran
     )
 
 
-async def send(service: LedgerService, ledger_id: str, requests: list[Request]) -> None:
+async def send(service: TenantLedgers, ledger_id: str, requests: list[Request]) -> None:
     """Sends until every request has an answer that is not about its key being busy."""
     while requests:
         records = await service.submit(ledger_id, requests)
@@ -51,14 +55,14 @@ async def send(service: LedgerService, ledger_id: str, requests: list[Request]) 
         await asyncio.sleep(0.005 if requests else 0)
 
 
-async def work(service: LedgerService, ledger_id: str, requests: list[Request]) -> None:
+async def work(service: TenantLedgers, ledger_id: str, requests: list[Request]) -> None:
     while requests:
         size = random.choice([1, 1, 1, 7])  # noqa: S311 - the mix of a load, not a secret
         await send_patiently(service, ledger_id, requests[:size])
         requests = requests[size:]
 
 
-async def send_patiently(service: LedgerService, ledger_id: str, requests: list[Request]) -> None:
+async def send_patiently(service: TenantLedgers, ledger_id: str, requests: list[Request]) -> None:
     while True:
         try:
             return await send(service, ledger_id, requests)
@@ -70,17 +74,24 @@ async def send_patiently(service: LedgerService, ledger_id: str, requests: list[
 
 async def main() -> None:
     plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
-    pool = await open_pool(plan.url, max_size=6)
-    service = LedgerService(pool)
-    jobs = []
-    for ledger_id, accounts in plan.accounts.items():
-        keys = [f"{plan.name}-{i}" for i in range(plan.own)] + [f"all-{i}" for i in range(plan.shared)]
-        random.Random(plan.name).shuffle(keys)  # noqa: S311 - the order of a load, not a secret
-        requests = [Request(key, transfer(accounts, int(key.split("-")[1])), plan.name) for key in keys]
-        jobs += [work(service, ledger_id, requests[start::4]) for start in range(4)]
-    await asyncio.gather(*jobs)
+    pool, readers = await open_pool(plan.url, max_size=6), await open_readers(plan.url, max_size=2)
+    service = LedgerService(pool, readers)
+    work = [job for each in plan.accounts.items() for job in await jobs(plan, service, *each)]
+    await asyncio.gather(*work)
     await service.close()
+    await readers.close()
     await pool.close()
+
+
+async def jobs(
+    plan: Plan, service: LedgerService, ledger_id: str, accounts: list[str]
+) -> list[Coroutine[Any, Any, None]]:
+    """Four tasks that post on one ledger."""
+    tenant = service.of((await service.ledger(ledger_id)).tenant_id)
+    keys = [f"{plan.name}-{i}" for i in range(plan.own)] + [f"all-{i}" for i in range(plan.shared)]
+    random.Random(plan.name).shuffle(keys)  # noqa: S311 - the order of a load, not a secret
+    requests = [Request(key, transfer(accounts, int(key.split("-")[1])), plan.name) for key in keys]
+    return [work(tenant, ledger_id, requests[start::4]) for start in range(4)]
 
 
 if __name__ == "__main__":

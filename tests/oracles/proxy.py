@@ -1,6 +1,8 @@
 """A proxy before PostgreSQL's socket that cuts the connection at a commit, before or after it got there.
 
 A commit is the word COMMIT, or the statement that writes a few records outside a transaction.
+
+With `hold` the commit is done, and its answer kept back until `let_go`: time to kill somebody in between.
 """
 
 import asyncio
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 SOCKET = ".s.PGSQL.5432"
-Where = Literal["before", "after"]
+Where = Literal["before", "after", "hold"]
 AT_ONCE = re.compile(rb"(__asyncpg_stmt_\w+__)\x00\s*with moved as")
 IDLE = b"Z\x00\x00\x00\x05I"
 
@@ -45,6 +47,7 @@ class Proxy:
         self._cuts: list[Where] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.cut_count = 0
+        self.held, self.let_go = asyncio.Event(), asyncio.Event()
 
     def cut(self, *where: Where) -> None:
         self._cuts += where
@@ -83,7 +86,7 @@ class Proxy:
             if talk.commits(data) and self._cuts:
                 where = self._cuts.pop(0)
                 self.cut_count += 1
-                if where == "after":
+                if where != "before":
                     answers.cancel()
                     await asyncio.wait([answers])
                     server_out.write(data)
@@ -93,6 +96,9 @@ class Proxy:
                     while not answer.endswith(IDLE):
                         answer += await server_in.read(65536)
                     assert b"COMMIT" in answer or b"SELECT 1" in answer
+                if where == "hold":
+                    self.held.set()
+                    await self.let_go.wait()
                 return
             server_out.write(data)
             await server_out.drain()

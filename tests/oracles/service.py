@@ -1,6 +1,6 @@
 """A ledger service over a database of one's own, and small words for what tests ask of it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -9,9 +9,12 @@ from typing import Any
 import asyncpg
 
 from finflow.db.pool import open_pool
+from finflow.db.readers import open_readers
+from finflow.kernel.clock import system_clock
 from finflow.ledger import commands as c
 from finflow.ledger.book import Record
 from finflow.ledger.service import LedgerService
+from finflow.ledger.tenant import TenantLedgers
 
 
 class Clock:
@@ -26,9 +29,10 @@ class Clock:
 
 @dataclass
 class Desk:
-    """One ledger, its service, and keys that never repeat."""
+    """One ledger, the service of its tenant, the process's, and keys that never repeat."""
 
-    service: LedgerService
+    service: TenantLedgers
+    ledgers: LedgerService
     ledger_id: str
     pool: "asyncpg.Pool[asyncpg.Record]"
     clock: Clock
@@ -71,16 +75,10 @@ async def desk(
     url: str, *, clock: Clock | None = None, max_size: int = 4, name: str = "finflow"
 ) -> AsyncIterator[Desk]:
     """A tenant, a ledger and a service on a migrated database."""
-    pool = await open_pool(url, max_size=max_size, application_name=name)
-    clock = clock or Clock()
-    service = LedgerService(pool, clock)
-    try:
-        tenant = await service.create_tenant("test")
-        ledger = await service.create_ledger(tenant.tenant_id, "test")
-        yield Desk(service, ledger.ledger_id, pool, clock)
-    finally:
-        await service.close()
-        await pool.close()
+    async with process(url, clock or Clock(), max_size=max_size, application_name=name) as (ledgers, pool):
+        service = ledgers.of((await ledgers.create_tenant("test")).tenant_id)
+        ledger = await service.create_ledger("test")
+        yield Desk(service, ledgers, ledger.ledger_id, pool, ledgers._clock)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
@@ -88,12 +86,25 @@ async def second_desk(
     url: str, ledger_id: str, prefix: str, clock: Clock | None = None, command_timeout_s: float = 60
 ) -> AsyncIterator[Desk]:
     """Another process's service on the same ledger, as far as the database can tell."""
-    pool = await open_pool(url, max_size=4, command_timeout_s=command_timeout_s)
-    service = LedgerService(pool, clock or Clock())
+    settings = {"max_size": 4, "command_timeout_s": command_timeout_s}
+    async with process(url, clock or Clock(), **settings) as (ledgers, pool):
+        service = ledgers.of((await ledgers.ledger(ledger_id)).tenant_id)
+        yield Desk(service, ledgers, ledger_id, pool, ledgers._clock, prefix)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def process(
+    url: str, clock: Callable[[], int] = system_clock, **settings: Any
+) -> "AsyncIterator[tuple[LedgerService, asyncpg.Pool[asyncpg.Record]]]":
+    """The ledgers as a process of the interface has them, and the pool that it writes through."""
+    pool = await open_pool(url, **settings)
+    readers = await open_readers(url, **settings)
+    service = LedgerService(pool, readers, clock)
     try:
-        yield Desk(service, ledger_id, pool, service._clock, prefix)  # type: ignore[arg-type]
+        yield service, pool
     finally:
         await service.close()
+        await readers.close()
         await pool.close()
 
 

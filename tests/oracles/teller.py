@@ -15,10 +15,12 @@ import zlib
 import asyncpg
 
 from finflow.db.pool import open_pool
+from finflow.db.readers import Readers, open_readers
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.book import Record
 from finflow.ledger.commands import EntryLine, PostTransaction, Request
 from finflow.ledger.service import LedgerService
+from finflow.ledger.tenant import TenantLedgers
 
 TASKS = 6
 
@@ -37,7 +39,7 @@ def command_of(key: str, accounts: list[str]) -> PostTransaction:
 
 
 class Teller:
-    def __init__(self, notes: int, service: LedgerService, ledger_id: str, accounts: list[str]) -> None:
+    def __init__(self, notes: int, service: TenantLedgers, ledger_id: str, accounts: list[str]) -> None:
         self.notes = notes
         self.service = service
         self.ledger_id = ledger_id
@@ -70,25 +72,39 @@ class Teller:
             await asyncio.sleep(0.02)
 
 
-async def open_patiently(url: str) -> "asyncpg.Pool[asyncpg.Record]":
+async def open_patiently(url: str) -> "tuple[asyncpg.Pool[asyncpg.Record], Readers]":
     """The server may be down just when a teller starts."""
     while True:
         try:
-            return await open_pool(url, max_size=4, application_name="teller")
+            pool = await open_pool(url, max_size=4, application_name="teller")
+            return pool, await open_readers(url, max_size=2, application_name="teller")
         except FinFlowError as error:
             if not error.kind.retryable:
                 raise
         await asyncio.sleep(0.05)
 
 
+async def tenant_of(service: LedgerService, ledger_id: str) -> str:
+    """Whose ledger it is; the server may be killed while we ask."""
+    while True:
+        try:
+            return (await service.ledger(ledger_id)).tenant_id
+        except FinFlowError as error:
+            if not error.kind.retryable:
+                raise
+        await asyncio.sleep(0.02)
+
+
 async def main(notes: str, prefix: str, ledger_id: str, url: str, *accounts: str) -> None:
-    pool = await open_patiently(url)
+    pool, readers = await open_patiently(url)
     file = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    service = LedgerService(pool)
-    teller = Teller(file, service, ledger_id, list(accounts))
+    service = LedgerService(pool, readers)
+    tenant = service.of(await tenant_of(service, ledger_id))
+    teller = Teller(file, tenant, ledger_id, list(accounts))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, teller.ending.set)
     await asyncio.gather(*(teller.work(f"{prefix}.{task}", 1 if task else 40) for task in range(TASKS)))
     await service.close()
+    await readers.close()
     await pool.close()
 
 

@@ -7,8 +7,11 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
+
+from oracles.tokens import FLAGS, operator_token
 
 
 def free_port() -> int:
@@ -19,14 +22,24 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def worker(database_url: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
-    """One worker on a free port, and a client of it; the worker is stopped at the end if it still runs."""
+async def worker(
+    database_url: str, output: Any = None, **settings: object
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
+    """One worker on a free port, and the operator's client of it; the worker is stopped at the end.
+
+    `output` is a file for all that it writes, `settings` are by their names in lower case.
+    """
     port = free_port()
     program = [sys.executable, "-P", "-m", "finflow.stack.serve", "finflow.api.asgi:application", "127.0.0.1"]
-    environment = os.environ | {"FINFLOW_DATABASE_URL": database_url, "FINFLOW_LOG_LEVEL": "error"}
-    child = await asyncio.create_subprocess_exec(*program, str(port), env=environment)
+    flags = {"database_url": database_url, "log_level": "error", "unverified_per_s": 100_000}
+    flags |= {**FLAGS, **settings}
+    environment = os.environ | {f"FINFLOW_{name.upper()}": str(value) for name, value in flags.items()}
+    child = await asyncio.create_subprocess_exec(
+        *program, str(port), env=environment, stdout=output, stderr=output
+    )
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {operator_token()}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
             await _until_ready(client)
             yield child, client
     finally:

@@ -47,7 +47,13 @@ _NOTHING: Final = Query(NoQuery)
 
 @post(
     "/v1/accounts",
-    opt={"takes": NewAccount, "gives": AccountView, "key": "optional", "tagged": True},
+    opt={
+        "scope": "accounts:write",
+        "takes": NewAccount,
+        "gives": AccountView,
+        "key": "optional",
+        "tagged": True,
+    },
     summary="Open an account",
 )
 async def open_account(request: HttpRequest) -> Answer:
@@ -63,6 +69,7 @@ async def open_account(request: HttpRequest) -> Answer:
 @patch(
     "/v1/accounts/{account_id:str}",
     opt={
+        "scope": "accounts:write",
         "takes": AccountChange,
         "gives": AccountView,
         "key": "optional",
@@ -85,6 +92,7 @@ _Handler = Callable[[Callable[[HttpRequest, str], Awaitable[Answer]]], HTTPRoute
 
 def _status_route(verb: str, summary: str) -> _Handler:
     opt = {
+        "scope": "accounts:write",
         "takes": StatusChange,
         "gives": AccountView,
         "key": "optional",
@@ -135,7 +143,11 @@ def _shown(ledger_id: str, record: Record) -> AccountView:
     return show_account(record.account, ledger_id)
 
 
-@get("/v1/accounts", opt={"query": AccountsQuery, "gives": AccountPage}, summary="List accounts")
+@get(
+    "/v1/accounts",
+    opt={"scope": "accounts:read", "query": AccountsQuery, "gives": AccountPage},
+    summary="List accounts",
+)
 async def list_accounts(request: HttpRequest) -> Answer:
     query, ledger = _PAGE.read(request), ledger_of(request)
     span = span_of(request, query)
@@ -149,7 +161,7 @@ async def list_accounts(request: HttpRequest) -> Answer:
 
 @get(
     "/v1/accounts/{account_id:str}",
-    opt={"gives": AccountView, "tagged": True, "conditional": True},
+    opt={"scope": "accounts:read", "gives": AccountView, "tagged": True, "conditional": True},
     summary="Read an account",
 )
 async def read_account(request: HttpRequest, account_id: FromPath[str]) -> Answer:
@@ -161,7 +173,13 @@ async def read_account(request: HttpRequest, account_id: FromPath[str]) -> Answe
 
 @get(
     "/v1/accounts/{account_id:str}/balance",
-    opt={"query": BalanceQuery, "gives": BalanceView, "tagged": True, "conditional": True},
+    opt={
+        "scope": "accounts:read",
+        "query": BalanceQuery,
+        "gives": BalanceView,
+        "tagged": True,
+        "conditional": True,
+    },
     summary="Read a balance, now or as of a moment",
 )
 async def read_balance(request: HttpRequest, account_id: FromPath[str]) -> Answer:
@@ -175,7 +193,7 @@ async def read_balance(request: HttpRequest, account_id: FromPath[str]) -> Answe
 
 @get(
     "/v1/accounts/{account_id:str}/entries",
-    opt={"query": EntriesQuery, "gives": EntryPage},
+    opt={"scope": "accounts:read", "query": EntriesQuery, "gives": EntryPage},
     summary="List an account's entries, newest first",
 )
 async def list_entries(request: HttpRequest, account_id: FromPath[str]) -> Answer:
@@ -186,7 +204,7 @@ async def list_entries(request: HttpRequest, account_id: FromPath[str]) -> Answe
 
 @get(
     "/v1/accounts/{account_id:str}/holds",
-    opt={"query": HoldsQuery, "gives": HoldPage},
+    opt={"scope": "accounts:read", "query": HoldsQuery, "gives": HoldPage},
     summary="List the amounts that pending transactions hold on an account",
 )
 async def list_holds(request: HttpRequest, account_id: FromPath[str]) -> Answer:

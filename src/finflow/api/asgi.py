@@ -13,10 +13,24 @@ from typing import Any, Final
 from litestar import Litestar
 from litestar.datastructures import State
 
-from finflow.api import accounts, batches, docs_page, health, ledgers, openapi, state, transactions
+from finflow.api import (
+    accounts,
+    batches,
+    clients,
+    docs_page,
+    health,
+    identity,
+    ledgers,
+    limits,
+    oauth,
+    openapi,
+    state,
+    transactions,
+)
+from finflow.api.admission import Doorkeeper
 from finflow.api.decoding import BATCH_BODY_LIMIT
 from finflow.api.direct import table
-from finflow.api.envelope import DEADLINE_S, Envelope
+from finflow.api.envelope import DEADLINE_S, Door, Envelope
 from finflow.api.problems import on_error
 from finflow.api.state import Services
 from finflow.ledger.service import LedgerService
@@ -41,6 +55,17 @@ HANDLERS: Final = (
     ledgers.read_trial_balance,
     ledgers.list_changes,
     ledgers.declare_asset,
+    oauth.get_token,
+    oauth.read_jwks,
+    oauth.read_metadata,
+    clients.create_client,
+    clients.list_clients,
+    clients.read_client,
+    clients.add_client_key,
+    clients.revoke_client_key,
+    clients.revoke_client,
+    limits.read_limits,
+    limits.change_limits,
     accounts.open_account,
     accounts.change_account,
     accounts.freeze_account,
@@ -64,18 +89,23 @@ HANDLERS: Final = (
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
 
-def build(open_services: OpenServices, deadline_s: float = DEADLINE_S) -> Envelope:
-    """The ASGI application over these services, which are opened at start-up and closed at shutdown."""
+def build(open_services: OpenServices, deadline_s: float = DEADLINE_S, door: Door | None = None) -> Envelope:
+    """The ASGI application over these services, which are opened at start-up and closed at shutdown.
+
+    Requests pass a Doorkeeper unless there is another `door`, which is for measurements alone.
+    """
     app = Litestar(
         list(HANDLERS),
         lifespan=[_lifespan(open_services)],
+        guards=[identity.guard],
         exception_handlers={Exception: on_error},
         logging_config=None,
         openapi_config=None,
         state=State({"handlers": HANDLERS}),
         request_max_body_size=BATCH_BODY_LIMIT,
     )
-    return Envelope(app, deadline_s, table(app, HANDLERS))
+    door = door or Doorkeeper(lambda: app.state.services)
+    return Envelope(app, deadline_s, table(app, HANDLERS), door)
 
 
 def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
@@ -83,12 +113,16 @@ def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsync
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_services() as services:
             state.put(app, services)
-            sweeper = asyncio.create_task(_sweep(services.ledger), name="sweep-expired-holds")
+            beside = [
+                asyncio.create_task(_sweep(services.ledger), name="sweep-expired-holds"),
+                asyncio.create_task(services.limits.watch(), name="watch-limits"),
+            ]
             try:
                 yield
             finally:
-                sweeper.cancel()
-                await asyncio.gather(sweeper, return_exceptions=True)
+                for task in beside:
+                    task.cancel()
+                await asyncio.gather(*beside, return_exceptions=True)
 
     return lifespan
 

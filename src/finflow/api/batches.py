@@ -34,6 +34,7 @@ _QUERY: Final = Query(BatchQuery)
     "/v1/transactions:batch",
     status_code=200,
     opt={
+        "scope": "transactions:write",
         "takes": NewBatch,
         "lines": BatchMember,
         "query": BatchQuery,

@@ -8,6 +8,10 @@ from typing import Any, Final
 from finflow.kernel.errors import CATALOGUE, Kind
 
 _ALWAYS: Final = ("deadline_exceeded", "internal")
+_WITH_TOKEN: Final = ("token_missing", "token_invalid", "token_expired", "scope_insufficient")
+_LIMITED: Final = ("rate_limited", "concurrency_limited")
+# What a caller hears who belongs to a tenant where none may, or to none where one must.
+_MISPLACED: Final = {"required": ("tenant_required",), "optional": (), "none": ("operator_required",)}
 _WITH_DATABASE: Final = ("database_unreachable",)
 _WITH_BODY: Final = ("request_malformed", "request_too_large", "media_type_unsupported")
 _WITH_KEY: Final = ("idempotency_key_malformed",)
@@ -53,23 +57,33 @@ _REFUSALS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "StatusChange": ("precondition_failed", "account_closed", "account_not_empty"),
     "NewAsset": ("ledger_unknown", "field_too_long", "text_malformed", "asset_conflict"),
+    "LimitsChange": ("precondition_required", "precondition_failed"),
     "NewLedger": ("tenant_unknown",),
+    "NewClient": ("tenant_unknown", "scope_not_granted", "jwk_malformed"),
+    "NewClientKey": ("client_revoked", "client_keys_full", "client_key_taken", "jwk_malformed"),
 }  # fmt: skip
 _FOUND_BY_PATH: Final = {
     "account_id": "resource_unknown",
     "transaction_id": "resource_unknown",
     "ledger_id": "ledger_unknown",
     "tenant_id": "tenant_unknown",
+    "client_id": "client_unknown",
+    "kid": "client_key_unknown",
 }
 
 
 def problems_of(path: str, opt: dict[str, Any]) -> list[Kind]:
     """The catalogue's entries that a route can answer, by status and code; `opt` is the handler's."""
     codes = set(_ALWAYS)
+    if opt["scope"] != "open":
+        codes |= {*_WITH_TOKEN, *_LIMITED, *_MISPLACED[opt.get("tenant", "required")]}
     if path.startswith("/v1/"):
         codes |= {*_WITH_DATABASE, "request_malformed"}
     if "takes" in opt:
         codes |= {*_WITH_BODY, *_REFUSALS.get(opt["takes"].__name__, ())}
+    if "form" in opt:
+        # The rest of what a form can get wrong is told in the words of RFC 6749.
+        codes |= {*_WITH_DATABASE, "request_too_large", "rate_limited"}
     if "key" in opt:
         codes |= {*_WITH_KEY, *_COMMAND}
     if opt.get("key") == "required":

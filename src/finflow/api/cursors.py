@@ -1,4 +1,4 @@
-"""Opaque cursors: a position in a list, bound to the route and the filter that it was given for.
+"""Opaque cursors: a position in a list, bound to the tenant, the route and the filter it was given for.
 
 Twenty letters of URL-safe base 64: a version, six bytes of a hash over what it is bound to, and the
 position in eight. It is no secret and no signature: whoever makes one up can ask for what any first page
@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from finflow.api.decoding import HttpRequest
+from finflow.api.identity import principal_of
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.lists import END, Page, Span
 
@@ -44,7 +45,7 @@ def next_cursor(request: HttpRequest, query: msgspec.Struct, page: "Page[object]
 
 def _bound(request: HttpRequest, query: msgspec.Struct) -> bytes:
     kept = {k: v for k, v in msgspec.structs.asdict(query).items() if k not in _NOT_BOUND}
-    parts = [request.scope["path"], kept]
+    parts = [principal_of(request).tenant_id, request.scope["path"], kept]
     return blake2b(msgspec.json.encode(parts, order="sorted"), digest_size=6).digest()
 
 

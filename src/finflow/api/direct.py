@@ -13,6 +13,8 @@ from typing import Any
 from litestar import Litestar, Request
 from litestar.handlers import HTTPRouteHandler
 
+from finflow.api.identity import Demand
+
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 Table = dict[tuple[str, str], Application]
 
@@ -20,7 +22,7 @@ Table = dict[tuple[str, str], Application]
 def table(app: Litestar, handlers: Iterable[HTTPRouteHandler]) -> Table:
     """(method, path) of every handler whose only argument is the request, and what answers it."""
     return {
-        (method, path): _answering(app, handler.fn)
+        (method, path): _answering(app, handler.fn, Demand(handler.opt))
         for handler in handlers
         if list(signature(handler.fn).parameters) == ["request"]
         for path in handler.paths
@@ -29,8 +31,9 @@ def table(app: Litestar, handlers: Iterable[HTTPRouteHandler]) -> Table:
     }
 
 
-def _answering(app: Litestar, handle: Callable[[Any], Awaitable[Application]]) -> Application:
+def _answering(app: Litestar, handle: Callable[[Any], Awaitable[Application]], demand: Demand) -> Application:
     async def answer(scope: Any, receive: Any, send: Any) -> None:
+        demand.check(scope["state"])
         scope["litestar_app"] = app
         await (await handle(Request(scope, receive, send)))(scope, receive, send)
 

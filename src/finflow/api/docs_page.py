@@ -37,13 +37,13 @@ _TYPES: Final[dict[str, Header]] = {
 _NOTHING: Final = Query(NoQuery)
 
 
-@get("/docs", include_in_schema=False)
+@get("/docs", opt={"scope": "open"}, include_in_schema=False)
 async def docs_page(request: HttpRequest) -> Answer:
     _NOTHING.read(request)
     return Answer(200, (_FOLDER / "index.html").read_bytes(), (_HTML, _POLICY))
 
 
-@get("/docs/{name:str}", include_in_schema=False)
+@get("/docs/{name:str}", opt={"scope": "open"}, include_in_schema=False)
 async def docs_file(request: HttpRequest, name: FromPath[str]) -> Answer:
     content_type = _TYPES.get(name)
     if content_type is None:

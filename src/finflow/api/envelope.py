@@ -1,13 +1,14 @@
-"""What every request gets, whatever it asks: an id, a deadline, safe headers, and a problem where all
-else fails. HEAD is GET without its body; OPTIONS needs no handler."""
+"""What every request gets, whatever it asks: an id, a deadline, a door to pass, safe headers, and a problem
+where all else fails. HEAD is GET without its body; OPTIONS needs no handler."""
 
 import asyncio
 import itertools
 import logging
 import re
 import secrets
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+from finflow.api.answers import Header
 from finflow.api.deadlines import Deadlines
 from finflow.api.direct import Table
 from finflow.api.methods import options
@@ -18,14 +19,34 @@ log = logging.getLogger(__name__)
 
 DEADLINE_S: Final = 30.0
 _SAFE: Final = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+_NOTHING: Final[tuple[Header, ...]] = ()
 _SANE: Final = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+class Door(Protocol):
+    """What a request passes before anything of its body is read and before a route is looked for."""
+
+    async def enter(self, scope: Any) -> tuple[Header, ...]:
+        """Find out who asks, and let them in; headers for the answer. Raises an error of the catalogue."""
+        ...
+
+    def leave(self, scope: Any) -> None:
+        """The request has been answered, or is gone; called whatever became of `enter`."""
+        ...
 
 
 class Envelope:
     """ASGI around the application: X-Request-Id in, or made; X-Request-Id out; `deadline_s` for all of it."""
 
-    def __init__(self, app: Any, deadline_s: float = DEADLINE_S, direct: Table | None = None) -> None:
+    def __init__(
+        self,
+        app: Any,
+        deadline_s: float = DEADLINE_S,
+        direct: Table | None = None,
+        door: Door | None = None,
+    ) -> None:
         self._app = app
+        self._door = door
         self._direct = direct or {}
         self._deadlines = Deadlines(deadline_s)
         # Unique among processes by its random head, among requests by its count; it is no secret.
@@ -39,7 +60,7 @@ class Envelope:
         request_id = self._request_id(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id
         header = (b"x-request-id", request_id.encode())
-        started, method = False, scope.get("method")
+        started, method, said = False, scope.get("method"), _NOTHING
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
 
@@ -47,13 +68,15 @@ class Envelope:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], header, *_SAFE]
+                message["headers"] = [*message["headers"], header, *_SAFE, *said]
             elif method == "HEAD":
                 message = {**message, "body": b""}
             return send(message)
 
         task = self._deadlines.enter()
         try:
+            if self._door is not None:
+                said = await self._door.enter(scope)
             app = self._direct.get((scope.get("method"), scope.get("path")), self._app)
             if method == "OPTIONS":
                 app = options(self._app, scope["path"])
@@ -69,6 +92,8 @@ class Envelope:
             await problem(FinFlowError(code), request_id)(scope, receive, send_with_id)
         finally:
             self._deadlines.leave(task)
+            if self._door is not None:
+                self._door.leave(scope)
 
     def _request_id(self, headers: Any) -> str:
         for name, value in headers:

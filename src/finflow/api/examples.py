@@ -5,6 +5,17 @@ from typing import Any, Final
 
 import msgspec
 
+from finflow.api.clients import ClientPage, NewClient, NewClientKey, PublicJwk
+from finflow.api.limits import LimitsChange
+from finflow.api.oauth import (
+    ASSERTION_TYPE,
+    GRANT,
+    Jwk,
+    Jwks,
+    Metadata,
+    TokenRefusal,
+    TokenRequest,
+)
 from finflow.api.schemas import (
     AccountChange,
     AccountPage,
@@ -32,6 +43,8 @@ from finflow.api.schemas import (
     TransactionPage,
     Void,
 )
+from finflow.identity.model import SCOPES
+from finflow.identity.views import ClientView, KeyView, TokenView
 from finflow.kernel import ids
 from finflow.kernel.clock import to_micros
 from finflow.ledger.commands import EntryLine
@@ -48,6 +61,7 @@ from finflow.ledger.views import (
     TransactionView,
     TrialBalanceView,
 )
+from finflow.limits.service import LimitsView
 
 _AT: Final = datetime(2026, 11, 22, 19, 0, 0, 123456, UTC)
 _LATER: Final = datetime(2026, 11, 29, 19, 0, 0, 123456, UTC)
@@ -61,11 +75,17 @@ _HELD: Final = ids.mint("txn", _MICROS, 1, 4)
 _NEXT: Final = "AYdCx3kP6wAAAAAAAAAD"
 
 # What stands for the parameters of paths and queries.
+_CLIENT: Final = "cli_01m82g0ssteh4r000000000002"
+# The key of RFC 8037, appendix A, and its thumbprint.
+_X: Final = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
+_THUMBPRINT: Final = "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
 PARAMETERS: Final[dict[str, Any]] = {
     "tenant_id": _TENANT,
     "ledger_id": _LEDGER,
     "account_id": _ALICE,
     "transaction_id": _POSTED,
+    "client_id": _CLIENT,
+    "kid": _THUMBPRINT,
 }
 
 _LINES: Final = [EntryLine(_CASH, "debit", "12.50", "SGD"), EntryLine(_ALICE, "credit", "12.50", "SGD")]
@@ -98,13 +118,34 @@ _TRANSACTION_VIEW: Final = TransactionView(
     _AT, _AT, "Cash deposit", "dep-2026-0001",
 )  # fmt: skip
 _CHANGE_VIEW: Final = ChangeView(
-    5, _AT, "local", "freeze-1042", "change_account", _ALICE, "done", None, None,
+    5, _AT, "cli_back_office", "freeze-1042", "change_account", _ALICE, "done", None, None,
     {"account_id": _ALICE, "status": "frozen"},
 )  # fmt: skip
 
+_JWK: Final = PublicJwk("OKP", crv="Ed25519", x=_X)
+_CLIENT_VIEW: Final = ClientView(
+    _CLIENT, _TENANT, "Back office", ["accounts:read", "transactions:write"], _AT, None,
+    [KeyView(_THUMBPRINT, "EdDSA", _AT, None)],
+)  # fmt: skip
+_METADATA: Final = Metadata(
+    "https://bank.example", "https://bank.example/oauth/token", "https://bank.example/.well-known/jwks.json",
+    list(SCOPES), [], [GRANT], ["private_key_jwt"], ["EdDSA"],
+)  # fmt: skip
+
 _VALUES: Final[tuple[msgspec.Struct, ...]] = (
+    NewClient("Back office", ["accounts:read", "transactions:write"], _JWK, _TENANT),
+    NewClientKey(_JWK),
+    _CLIENT_VIEW,
+    ClientPage([_CLIENT_VIEW], None),
+    TokenRequest(GRANT, ASSERTION_TYPE, "eyJhbGciOiJFZERTQSJ9.e30.c2ln", "accounts:read"),
+    TokenView("eyJhbGciOiJFZERTQSJ9.e30.c2ln", "Bearer", 900, "accounts:read"),
+    TokenRefusal("invalid_client", "The client is not known, or none of its keys signed this assertion."),
+    Jwks([Jwk("20261122T220000Z-kPrK_qmxVWaY", "OKP", "Ed25519", _X, "EdDSA")]),
+    _METADATA,
+    LimitsChange(requests_per_s=200, burst=400),
+    LimitsView(_TENANT, 200, 400, 256, ["requests_per_s", "burst"], 1),
     NewTenant("Example Bank"),
-    NewLedger(_TENANT, "Retail"),
+    NewLedger("Retail"),
     NewAsset(_LEDGER, "POINTS", 0),
     NewAccount(_LEDGER, "SGD", "liability", "0.00", None, "customer-1042", {"branch": "1"}),
     AccountChange(overdraft_limit="100.00", metadata={"branch": "2"}),

@@ -15,13 +15,15 @@ from finflow.api.state import services_of
 READY_WITHIN_S: Final = 2.0
 
 
-@get("/healthz", opt={"gives": Health}, summary="Whether this process answers")
+@get("/healthz", opt={"scope": "open", "gives": Health}, summary="Whether this process answers")
 async def healthz(request: HttpRequest) -> Answer:
     return ok(Health("ok", os.getpid(), __version__))
 
 
 @get(
-    "/readyz", opt={"gives": Readiness, "refuses": Readiness}, summary="Whether this process can do its work"
+    "/readyz",
+    opt={"scope": "open", "gives": Readiness, "refuses": Readiness},
+    summary="Whether this process can do its work",
 )
 async def readyz(request: HttpRequest) -> Answer:
     if await services_of(request).reachable(READY_WITHIN_S):

@@ -18,11 +18,22 @@ from finflow.api.answers import Answer, encode
 from finflow.api.contract import problems_of
 from finflow.api.decoding import HttpRequest
 from finflow.api.examples import EXAMPLES, NDJSON_EXAMPLE, PARAMETERS, REFUSED_READINESS
+from finflow.api.identity import OPEN
 from finflow.api.listings import compressed
 from finflow.api.problems import problem_body
 from finflow.api.schemas import Problem
 from finflow.kernel.errors import FinFlowError, Kind
 
+SCHEME: Final = "clientCredentials"
+_MEANINGS: Final = {
+    "accounts:read": "Read accounts, balances and entries.",
+    "accounts:write": "Open and change accounts.",
+    "transactions:read": "Read transactions.",
+    "transactions:write": "Post, capture, void, expire and reverse transactions.",
+    "ledgers:read": "Read tenants and ledgers, trial balances and changes.",
+    "ledgers:write": "Open ledgers and declare assets.",
+    "admin": "Clients of one's own tenant; without a tenant, the platform's operator.",
+}
 _REF: Final = "#/components/schemas/{name}"
 _KEY: Final = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"}
 _REQUEST_ID: Final = {
@@ -31,6 +42,11 @@ _REQUEST_ID: Final = {
 }
 
 
+_RETRY_AFTER: Final = {"schema": {"type": "integer", "minimum": 1}, "description": "Seconds to wait."}
+_LIMIT_HEADERS: Final = {
+    "RateLimit": {"schema": {"type": "string"}, "description": "What is left of the tenant's limits."},
+    "RateLimit-Policy": {"schema": {"type": "string"}, "description": "What the tenant's limits are."},
+}
 # Not "required" in the sense of the document: its lack has a status of its own.
 _IF_MATCH: Final = {
     "required": {"type": "string", "description": "An ETag, several, or `*`. Without it: 428."},
@@ -40,7 +56,7 @@ _IF_MATCH: Final = {
 _MAY_BE_LEFT_OUT: Final = ("Capture", "Void", "Expiry", "Reversal", "StatusChange")
 
 
-@get("/openapi.json", include_in_schema=False)
+@get("/openapi.json", opt={"scope": "open"}, include_in_schema=False)
 async def openapi_json(request: HttpRequest) -> Answer:
     app = request.scope["litestar_app"]
     found: bytes | None = getattr(app.state, "openapi", None)
@@ -62,8 +78,15 @@ def document(handlers: Sequence[HTTPRouteHandler]) -> dict[str, Any]:
             for method in handler.http_methods:
                 _complete(item[method.lower()], handler, named)
     _, components = msgspec.json.schema_components(tuple(named.values()), ref_template=_REF)
-    written["components"] = {"schemas": dict(sorted(components.items()))}
+    schemas = dict(sorted(components.items()))
+    written["components"] = {"schemas": schemas, "securitySchemes": {SCHEME: _security()}}
     return written
+
+
+def _security() -> dict[str, Any]:
+    """How a caller gets its token, and every scope that it can have."""
+    flow = {"tokenUrl": "/oauth/token", "scopes": dict(_MEANINGS)}
+    return {"type": "oauth2", "flows": {"clientCredentials": flow}}
 
 
 def _handlers(app: Litestar) -> list[HTTPRouteHandler]:
@@ -84,7 +107,10 @@ def _complete(operation: dict[str, Any], handler: HTTPRouteHandler, named: dict[
     parameters = [_described(parameter) for parameter in operation.get("parameters", [])]
     parameters += _query_parameters(opt["query"]) if "query" in opt else []
     operation["parameters"] = parameters + _header_parameters(opt)
+    operation["security"] = [] if opt["scope"] == OPEN else [{SCHEME: [opt["scope"]]}]
     operation["tags"] = [_tag(next(iter(handler.paths)))]
+    if "form" in opt:
+        operation["requestBody"] = _form(opt["form"], named)
     if "takes" in opt:
         operation["requestBody"] = _body(opt, named)
     operation["responses"] = _responses(handler, named)
@@ -92,7 +118,9 @@ def _complete(operation: dict[str, Any], handler: HTTPRouteHandler, named: dict[
 
 def _tag(path: str) -> str:
     """What a route is about, as the documentation page groups it."""
-    return path.split("/")[2].partition(":")[0].capitalize() if path.startswith("/v1/") else "Health"
+    if path.startswith("/v1/"):
+        return path.split("/")[2].partition(":")[0].capitalize()
+    return "Oauth" if path.startswith(("/oauth/", "/.well-known/")) else "Health"
 
 
 def _described(parameter: dict[str, Any]) -> dict[str, Any]:
@@ -127,6 +155,11 @@ def _body(opt: dict[str, Any], named: dict[str, type]) -> dict[str, Any]:
     return {"required": shape.__name__ not in _MAY_BE_LEFT_OUT, "content": content}
 
 
+def _form(shape: type, named: dict[str, type]) -> dict[str, Any]:
+    media = {"schema": _named(shape, named), "example": EXAMPLES[shape.__name__]}
+    return {"required": True, "content": {"application/x-www-form-urlencoded": media}}
+
+
 def _responses(handler: HTTPRouteHandler, named: dict[str, type]) -> dict[str, Any]:
     opt = handler.opt
     shape = opt["gives"]
@@ -139,12 +172,21 @@ def _responses(handler: HTTPRouteHandler, named: dict[str, type]) -> dict[str, A
         }
     if "tagged" in opt:
         headers["ETag"] = {"schema": {"type": "string"}, "description": "Stands for this state of it."}
+    if opt["scope"] != OPEN:
+        headers |= _LIMIT_HEADERS
     responses = {str(handler.status_code): {"description": "Done.", "content": good, "headers": headers}}
     if "conditional" in opt:
         responses["304"] = {"description": "If-None-Match names what it still is.", "headers": headers}
     path = next(iter(handler.paths))
     for status, kinds in groupby(problems_of(path, opt), key=lambda kind: kind.status):
         responses[str(status)] = _problems(list(kinds), named)
+        if status == 429:
+            responses[str(status)]["headers"] = {"Retry-After": _RETRY_AFTER, **_LIMIT_HEADERS}
+    if "refuses_form" in opt:
+        shape = opt["refuses_form"]
+        refused = {"schema": _named(shape, named), "example": EXAMPLES[shape.__name__]}
+        for status in ("400", "401"):
+            responses[status] = {"description": "Refused.", "content": {"application/json": refused}}
     if "refuses" in opt:
         refusal = {"schema": _named(opt["refuses"], named), "example": REFUSED_READINESS}
         responses["503"] = {"description": "Not now.", "content": {"application/json": refusal}}

@@ -11,6 +11,7 @@ from litestar.exceptions import (
     NotFoundException,
 )
 
+from finflow.api.admission import Refused
 from finflow.api.answers import PROBLEM_JSON, REPLAYED, Answer, Header, encode
 from finflow.api.methods import allowed
 from finflow.api.schemas import Problem
@@ -19,6 +20,7 @@ from finflow.kernel.errors import FinFlowError
 log = logging.getLogger(__name__)
 
 TYPE_PREFIX: Final = "urn:finflow:error:"
+_CHALLENGED: Final = (401, 403)
 RETRY_AFTER: Final = (b"retry-after", b"1")
 
 
@@ -29,9 +31,20 @@ def problem(error: FinFlowError, request_id: str, replayed: bool = False) -> Ans
     headers: list[Header] = [PROBLEM_JSON]
     if kind.status == 503 or (kind.status == 409 and kind.retryable):
         headers.append(RETRY_AFTER)
+    if isinstance(error, Refused):
+        headers += [(b"retry-after", b"%d" % error.wait_s), *error.headers]
+    if kind.status in _CHALLENGED:
+        headers.append(_challenge(error))
     if replayed:
         headers.append(REPLAYED)
     return Answer(kind.status, encode(body), headers)
+
+
+def _challenge(error: FinFlowError) -> Header:
+    """RFC 6750 section 3: what a bearer token would have to be."""
+    said = {"token_missing": "", "scope_insufficient": f', error="insufficient_scope", scope="{error.param}"'}
+    invalid = ', error="invalid_token"' if error.kind.status == 401 else ', error="insufficient_scope"'
+    return (b"www-authenticate", f'Bearer realm="finflow"{said.get(error.kind.code, invalid)}'.encode())
 
 
 def problem_body(error: FinFlowError, request_id: str) -> Problem:

@@ -41,7 +41,8 @@ class NewTenant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NewLedger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    tenant_id: str
+    """A ledger of the caller's tenant, which its token names."""
+
     name: Name
 
 

@@ -3,7 +3,13 @@
 from typing import Any, Protocol
 
 from finflow.api.decoding import HttpRequest
+from finflow.api.identity import Verifies, principal_of
+from finflow.identity.service import IdentityService
+from finflow.ledger.lists import Page, Span
 from finflow.ledger.service import LedgerService
+from finflow.ledger.tenant import TenantLedgers
+from finflow.ledger.views import LedgerView, TenantView
+from finflow.limits.service import LimitService
 
 
 class Services(Protocol):
@@ -11,6 +17,15 @@ class Services(Protocol):
 
     @property
     def ledger(self) -> LedgerService: ...
+
+    @property
+    def verifier(self) -> Verifies: ...
+
+    @property
+    def identity(self) -> IdentityService: ...
+
+    @property
+    def limits(self) -> LimitService: ...
 
     async def reachable(self, within_s: float) -> bool:
         """Whether the database answers within so many seconds."""
@@ -22,8 +37,26 @@ def services_of(request: HttpRequest) -> Services:
     return found
 
 
-def ledger_of(request: HttpRequest) -> LedgerService:
-    return services_of(request).ledger
+class Directory(Protocol):
+    """The tenants and ledgers that a caller may see: all of them, or one tenant's."""
+
+    async def tenants(self, span: Span) -> Page[TenantView]: ...
+    async def tenant(self, tenant_id: str) -> TenantView: ...
+    async def ledger_page(self, span: Span) -> Page[LedgerView]: ...
+    async def ledger(self, ledger_id: str) -> LedgerView: ...
+
+
+def ledger_of(request: HttpRequest) -> TenantLedgers:
+    """The ledgers of the caller's tenant, which its token names and nothing else does."""
+    tenant_id = principal_of(request).tenant_id
+    assert tenant_id is not None, "the guard asked for a tenant"
+    return services_of(request).ledger.of(tenant_id)
+
+
+def directory_of(request: HttpRequest) -> Directory:
+    """The directory of the caller's tenant, or for the operator that of all."""
+    ledgers, tenant_id = services_of(request).ledger, principal_of(request).tenant_id
+    return ledgers if tenant_id is None else ledgers.of(tenant_id)
 
 
 def put(app: Any, services: Services) -> None:

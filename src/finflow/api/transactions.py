@@ -39,7 +39,7 @@ _NOTHING: Final = Query(NoQuery)
 
 
 def _opt(takes: object) -> dict[str, object]:
-    return {"takes": takes, "gives": TransactionView, "key": "required"}
+    return {"scope": "transactions:write", "takes": takes, "gives": TransactionView, "key": "required"}
 
 
 @post("/v1/transactions", opt=_opt(NewTransaction), summary="Post a transaction, or hold its amounts")
@@ -101,7 +101,7 @@ async def _ledger_id(request: HttpRequest, transaction_id: str) -> str:
 
 @get(
     "/v1/transactions/{transaction_id:str}",
-    opt={"gives": TransactionView, "tagged": True, "conditional": True},
+    opt={"scope": "transactions:read", "gives": TransactionView, "tagged": True, "conditional": True},
     summary="Read a transaction",
 )
 async def read_transaction(request: HttpRequest, transaction_id: FromPath[str]) -> Answer:
@@ -111,7 +111,7 @@ async def read_transaction(request: HttpRequest, transaction_id: FromPath[str]) 
 
 @get(
     "/v1/transactions",
-    opt={"query": TransactionsQuery, "gives": TransactionPage},
+    opt={"scope": "transactions:read", "query": TransactionsQuery, "gives": TransactionPage},
     summary="List transactions",
 )
 async def list_transactions(request: HttpRequest) -> Answer:

@@ -20,13 +20,19 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "down": ("finflow.cli.down:down", "Stop what `finflow up` started."),
     "migrate": ("finflow.cli.migrate:migrate", "Bring the database's schema up to date."),
-    "tenant": ("finflow.cli.tenant:tenant", "Add tenants and list them."),
+    "tenant": ("finflow.cli.tenant:tenant", "Add tenants, list them, limit them."),
     "ledger": ("finflow.cli.ledger:ledger", "Open ledgers, read them, check their books."),
     "account": ("finflow.cli.account:account", "Open, read and change accounts."),
     "transaction": (
         "finflow.cli.transaction:transaction",
         "Post, hold, read, capture, void and reverse transactions.",
     ),
+    "client": (
+        "finflow.cli.client:client",
+        "Add programs that may ask for access tokens, rotate their keys, revoke them.",
+    ),
+    "token": ("finflow.cli.token:token", "Print an access token for local use."),
+    "key": ("finflow.cli.key:key", "List, rotate and revoke the keys that sign access tokens."),
     "import": (
         "finflow.cli.import_:import_",
         "Import bank history from a CSV file; a second run posts nothing twice.",

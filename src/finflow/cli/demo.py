@@ -11,6 +11,7 @@ import click
 
 from finflow.app import Config, running
 from finflow.cli import echo_json
+from finflow.cli.connect import LocalTokens
 from finflow.cli.import_ import FaultPrinter
 from finflow.cli.options import json_option, port_option, workers_option
 from finflow.cli.progress import ByteProgress
@@ -42,7 +43,7 @@ def demo(leave: bool, file: str | None, rows: int | None, data: str | None, **op
         async def work(stop: Stop) -> None:
             click.echo("Starting PostgreSQL and the API ...", err=True)
             async with running(config) as stack:
-                summary = await _replay(stack.url, source, rows)
+                summary = await _replay(stack.url, LocalTokens(config, stack.url), source, rows)
                 summaries.append(summary)
                 stop.arm()
                 if as_json:
@@ -57,7 +58,7 @@ def demo(leave: bool, file: str | None, rows: int | None, data: str | None, **op
     return EXIT_DONE if summaries[0].good() else EXIT_NO
 
 
-async def _replay(url: str, source: Source, rows: int | None) -> Summary:
+async def _replay(url: str, tokens: LocalTokens, source: Source, rows: int | None) -> Summary:
     click.echo(f"Replaying {source.title} through {url} ...", err=True)
     faults = FaultPrinter(None)
     try:
@@ -65,9 +66,16 @@ async def _replay(url: str, source: Source, rows: int | None) -> Summary:
     except OSError as error:
         raise FinFlowError("file_unreadable", f"{source.path}: {error.strerror}", "--file") from error
     with file, ByteProgress("Replaying", file) as progress:
-        async with Client(url) as api:
+        async with Client(url, token=tokens.operator()) as platform:
             lines = progress.counted(bounded_lines(file))
-            summary = await replay(api, source.mapping, lines, max_rows=rows, on_fault=faults.add)
+            summary = await replay(
+                platform,
+                lambda tenant_id: Client(url, token=tokens.of(tenant_id)),
+                source.mapping,
+                lines,
+                max_rows=rows,
+                on_fault=faults.add,
+            )
     faults.say_how_many_more()
     return summary
 
@@ -85,7 +93,7 @@ def _folder(data: str | None) -> Iterator[Path]:
 
 
 def _stays_up(url: str) -> str:
-    return f"\nThe API stays up at {url} (try {url}/v1/ledgers). Ctrl-C stops everything."
+    return f"\nThe API stays up at {url} (try {url}/docs). Ctrl-C stops everything."
 
 
 def _show(summary: Summary) -> None:

@@ -1,8 +1,8 @@
 """`finflow import`: bank history from a file into a ledger, resumable, verified against its own balances."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final
 
@@ -11,7 +11,7 @@ import msgspec
 
 from finflow.app import Config
 from finflow.cli import echo_json
-from finflow.cli.connect import api_url
+from finflow.cli.connect import Access, api_url
 from finflow.cli.options import data_option, json_option
 from finflow.cli.progress import ByteProgress
 from finflow.cli.until import Stop, run
@@ -66,8 +66,10 @@ async def _import(
     source: BinaryIO, mapping: mappings.Mapping, faults: "FaultPrinter", options: dict[str, Any]
 ) -> Report:
     config = Config.load({"data": options["data"]})
-    async with api_url(options["url"], config) as url, Client(url) as api:
-        ledger_id = options["ledger"] or await ledger_named(api, mapping.name)
+    async with (
+        api_url(options["url"], config) as url,
+        _ledger(url, config, options["ledger"], mapping.name) as (api, ledger_id),
+    ):
         click.echo(f"Importing into {ledger_id} at {url} ...", err=True)
         with ByteProgress("Importing", source) as progress:
             importer = Importer(
@@ -79,6 +81,25 @@ async def _import(
                 on_fault=faults.add,
             )
             return await importer.run(progress.counted(bounded_lines(source)))
+
+
+@asynccontextmanager
+async def _ledger(
+    url: str, config: Config, ledger_id: str | None, name: str
+) -> AsyncIterator[tuple[Client, str]]:
+    """A client that may post into the ledger, and its id; one of this name is opened if there is none."""
+    access = Access(url, config)
+    given = access.given()
+    if given is not None:
+        async with Client(url, token=given) as api:
+            found = None if ledger_id else await ledger_named(api, name) or await api.create_ledger(name)
+            yield api, found.ledger_id if found else str(ledger_id)
+        return
+    async with Client(url, token=access.local().operator()) as platform:
+        found = await (platform.ledger(ledger_id) if ledger_id else ledger_named(platform, name))
+        tenant_id = found.tenant_id if found else (await platform.create_tenant("import")).tenant_id
+    async with Client(url, token=access.local().of(tenant_id)) as api:
+        yield api, (found or await api.create_ledger(name)).ledger_id
 
 
 class FaultPrinter:

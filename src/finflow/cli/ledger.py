@@ -19,11 +19,13 @@ def ledger() -> None:
 
 @ledger.command
 @click.argument("name")
-@click.option("--tenant", "tenant_id", metavar="TENANT", required=True, help="Whose ledger it is.")
+@click.option(
+    "--tenant", "tenant_id", metavar="TENANT", help="Whose ledger it is; a token of a tenant says it itself."
+)
 @making_options
-def create(name: str, tenant_id: str, **where: Any) -> int:
+def create(name: str, tenant_id: str | None, **where: Any) -> int:
     """Open a ledger."""
-    ask(where, lambda api: api.create_ledger(tenant_id, name), screens.fields)
+    ask(where, lambda api: api.create_ledger(name), screens.fields, tenant_id=tenant_id)
     return EXIT_DONE
 
 

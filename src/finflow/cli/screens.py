@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from finflow.client.administration import Limits, RegisteredClient
     from finflow.client.model import Account, Balance, Entry, Ledger, Tenant, Transaction, TrialBalance
 
 _GAP = "  "
@@ -48,6 +49,31 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], right: frozense
         ).rstrip()
         for line in lines
     )
+
+
+def limits(found: "Limits") -> str:
+    """What a tenant may take, each line with whether it is the tenant's own or everybody's default."""
+    rows = [
+        (name, getattr(found, name), "its own" if name in found.overridden else "default")
+        for name in ("requests_per_s", "burst", "concurrency")
+    ]
+    return table(("LIMIT", "VALUE", "IS"), rows, frozenset({"VALUE"}))
+
+
+def client(found: "RegisteredClient") -> str:
+    """One client, and its keys in a table below."""
+    rows = [(key.kid, key.algorithm, key.created_at, key.revoked_at) for key in found.keys]
+    named = fields(found, {"tenant_id": "none: the operator's"})
+    keys = table(("KEY", "ALGORITHM", "CREATED", "REVOKED"), rows)
+    return f"{named}\nscopes      {' '.join(found.scopes)}\n\n{keys}"
+
+
+def clients(found: "Sequence[RegisteredClient]") -> str:
+    """One line a client."""
+    rows = [
+        (each.client_id, each.tenant_id, each.name, " ".join(each.scopes), each.revoked_at) for each in found
+    ]
+    return table(("CLIENT", "TENANT", "NAME", "SCOPES", "REVOKED"), rows)
 
 
 def account(found: "Account") -> str:

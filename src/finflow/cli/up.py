@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 from time import monotonic
 from typing import Any
 
@@ -43,7 +44,9 @@ async def _up(config: Config, as_json: bool, stop: Stop) -> None:
         if as_json:
             echo_json(facts)
         else:
-            click.echo(_welcome(facts))
+            # Another terminal knows the default folder, but not what was typed here.
+            where = f" --data {shlex.quote(facts['data'])}" if config.sources["data"] == "flag" else ""
+            click.echo(_welcome(facts, f"finflow token{where}"))
         await first(stop.wait(), stack.broken())
         click.echo("Stopping ...", err=True)
     click.echo("Stopped.", err=True)
@@ -62,7 +65,8 @@ def _facts(stack: Stack, seconds: float) -> dict[str, Any]:
     }
 
 
-def _welcome(facts: dict[str, Any]) -> str:
+def _welcome(facts: dict[str, Any], token: str) -> str:
+    bearer = f'-H "Authorization: Bearer $({token})"'
     return f"""\
 FinFlow is ready after {facts["seconds"]:.1f} s.
   API       {facts["url"]} ({len(facts["workers"])} workers)
@@ -71,6 +75,6 @@ FinFlow is ready after {facts["seconds"]:.1f} s.
   Logs      {facts["logs"]}
 
 Open a tenant:
-  curl -s {facts["url"]}/v1/tenants -H 'Content-Type: application/json' -d '{{"name": "My bank"}}'
+  curl -s {facts["url"]}/v1/tenants {bearer} -H 'Content-Type: application/json' -d '{{"name": "My bank"}}'
 
 Ctrl-C stops everything."""

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from finflow.client.administration import Administration
 from finflow.client.model import (
     Account,
     AccountChange,
@@ -30,7 +31,8 @@ from finflow.client.model import (
     TransactionFilter,
     TrialBalance,
 )
-from finflow.client.transport import Reply, Request, TokenProvider, Transport
+from finflow.client.tokens import TokenProvider
+from finflow.client.transport import Reply, Request, Transport
 from finflow.kernel.errors import FinFlowError
 
 T = TypeVar("T")
@@ -45,7 +47,7 @@ class _Page(msgspec.Struct, Generic[T]):
     next: str | None = None
 
 
-class Client:
+class Client(Administration):
     """Talks to one FinFlow over HTTP: `async with Client(url) as api`.
 
     Every method raises FinFlowError with the server's code (`error.kind.code`), with `api_unreachable` where
@@ -59,7 +61,7 @@ class Client:
 
     `timeout_s` bounds one attempt, `budget_s` all attempts of one call together; as long as nobody has ever
     answered, five seconds do, since the address may simply be wrong. `token` is asked for a bearer token
-    before every attempt.
+    before every attempt; see tokens.py for where they come from.
     """
 
     def __init__(
@@ -98,9 +100,9 @@ class Client:
         """One tenant. Raises tenant_unknown."""
         return await self._send(Tenant, "GET", f"/v1/tenants/{_part(tenant_id)}")
 
-    async def create_ledger(self, tenant_id: str, name: str) -> Ledger:
-        """A new ledger of a tenant; not repeated after a lost answer. Raises tenant_unknown."""
-        body = {"tenant_id": tenant_id, "name": name}
+    async def create_ledger(self, name: str) -> Ledger:
+        """A new ledger of the token's tenant; not repeated after a lost answer. Raises tenant_required."""
+        body = {"name": name}
         return await self._send(Ledger, "POST", "/v1/ledgers", body, repeatable=False)
 
     async def ledgers(self) -> list[Ledger]:

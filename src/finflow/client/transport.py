@@ -3,22 +3,21 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, NamedTuple
 
 import aiohttp
 
 from finflow.client.retries import Failure, OutcomeUnknown, RetryBudget, failure_of, retry_delay_s
+from finflow.client.tokens import TokenProvider
 from finflow.kernel.errors import FinFlowError
-
-TokenProvider = Callable[[], Awaitable[str]]
 
 _sleep: Final = asyncio.sleep
 _FIRST_ANSWER_S: Final = 5.0
 _CONNECT_S: Final = 5.0
 _MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _READ_BYTES: Final = 256 * 1024
+_TOKEN_REFUSED: Final = ("token_invalid", "token_expired")
 
 
 class Request(NamedTuple):
@@ -71,7 +70,7 @@ class Transport:
     async def send(self, request: Request) -> Reply:
         """The reply. Raises what the server refused with, OutcomeUnknown, or `api_unreachable`."""
         started_s = time.monotonic()
-        attempt, in_doubt = 0, False
+        attempt, in_doubt, renewed = 0, False, False
         while True:
             attempt += 1
             left_s = self._budget_s - (time.monotonic() - started_s)
@@ -79,6 +78,10 @@ class Transport:
             if isinstance(outcome, Reply):
                 self._retries.earn()
                 return outcome
+            if not renewed and self._renews(outcome):
+                # A key was taken out, or a clock is off: another token may be good, at once.
+                renewed = True
+                continue
             in_doubt = not outcome.definite and (in_doubt or outcome.in_doubt)
             delay_s = retry_delay_s(attempt, self._jitter.random(), outcome.wait_s)
             spent_s = time.monotonic() - started_s + delay_s
@@ -88,6 +91,14 @@ class Transport:
                     raise OutcomeUnknown(request.key, outcome.error) from outcome.error
                 raise outcome.error
             await _sleep(delay_s)
+
+    def _renews(self, failure: Failure) -> bool:
+        """Whether the token was refused and the provider can get another one."""
+        forget = getattr(self._token, "forget", None)
+        if forget is None or failure.error.kind.code not in _TOKEN_REFUSED:
+            return False
+        forget()
+        return True
 
     def _patience_s(self) -> float:
         return self._budget_s if self._answered else min(self._budget_s, _FIRST_ANSWER_S)
@@ -114,6 +125,9 @@ class Transport:
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             detail = f"{self._url}{request.path}: {error or type(error).__name__}"
             return Failure(FinFlowError("api_unreachable", detail), again=True, in_doubt=True)
+        except FinFlowError as error:
+            # There is no token, so the request never left.
+            return Failure(error, again=error.kind.retryable)
 
     async def _headers(self, request: Request) -> dict[str, str]:
         """Every attempt asks for the token anew, so that one which expired between two is not sent."""

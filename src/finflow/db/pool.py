@@ -1,7 +1,7 @@
 """Connections to PostgreSQL, with a bound and a deadline on everything.
 
-`search_path` is never touched, so a transaction pooler in between sees nothing of us; behind one, pass
-`statement_cache_size=0`. What the network and the disk do becomes an error of the catalogue here.
+`search_path` is never touched. Readers (readers.py) keep a role and a place in their session, so a pooler in
+between has to pool sessions. What the network and the disk do becomes an error of the catalogue here.
 """
 
 import asyncio
@@ -36,6 +36,9 @@ CONNECT_ERRORS: Final = (
     asyncpg.InterfaceError,
 )
 
+# What a server says to whoever may not have the role that the connection asks for, or where there is none.
+_NO_ROLE: Final = (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError)
+
 
 async def open_pool(
     url: str,
@@ -45,8 +48,14 @@ async def open_pool(
     application_name: str = "finflow",
     command_timeout_s: float = COMMAND_TIMEOUT_S,
     statement_cache_size: int = STATEMENT_CACHE_SIZE,
+    role: str | None = None,
+    connection_class: "type[asyncpg.Connection[Any]]" = asyncpg.Connection,
 ) -> "asyncpg.Pool[asyncpg.Record]":
-    """A pool of min_size to max_size connections, the first ones open. Raises database_unreachable."""
+    """A pool of min_size to max_size connections, the first ones open, all of them in `role` if one is given.
+
+    Raises database_unreachable, and database_role_unusable where the server does not give us the role.
+    """
+    settings = {"application_name": application_name} | ({"role": role} if role else {})
     try:
         return await asyncpg.create_pool(
             url,
@@ -58,16 +67,19 @@ async def open_pool(
             # Prepared statements are few and fixed, so none of them grows stale.
             max_cached_statement_lifetime=0,
             reset=_leave_as_it_is,
-            server_settings={"application_name": application_name},
+            connection_class=connection_class,
+            server_settings=settings,
         )
+    except _NO_ROLE as error:
+        raise FinFlowError("database_role_unusable", f"{role}: {error}") from error
     except CONNECT_ERRORS as error:
         raise unreachable(url, error) from error
 
 
 async def _leave_as_it_is(_: object) -> None:
-    """Nobody sets session state here, so a connection goes back without a round trip that would clear it.
+    """A connection goes back without a round trip that would clear what nobody has set.
 
-    The pool itself still rolls back what was left open.
+    What a reader has entered it remembers itself. The pool still rolls back what was left open.
     """
 
 

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 
 from finflow.client.model import Account, Leg, NewAccount, NewTransaction
 from finflow.client.service import Client
@@ -16,20 +17,25 @@ _CURRENCY = "SGD"
 
 
 async def replay(
-    api: Client,
+    platform: Client,
+    client_of: Callable[[str], AbstractAsyncContextManager[Client]],
     mapping: Mapping,
     lines: Iterable[bytes],
     *,
     max_rows: int | None = None,
     on_fault: Callable[[LineFault], None],
 ) -> Summary:
-    """Post a history into a fresh ledger, check every balance, time single requests, check the books."""
-    tenant = await api.create_tenant("demo")
-    ledger_id = (await api.create_ledger(tenant.tenant_id, f"demo {mapping.name}")).ledger_id
-    importer = Importer(api, ledger_id, mapping, verify=True, max_rows=max_rows, on_fault=on_fault)
-    report = await importer.run(lines)
-    latencies_ms = await single_latencies_ms(api, ledger_id, SINGLE_TRANSACTIONS)
-    trial_balance = await api.trial_balance(ledger_id)
+    """Post a history into a fresh ledger, check every balance, time single requests, check the books.
+
+    `platform` asks as the operator; `client_of` gives a client that asks as the tenant of this id.
+    """
+    tenant = await platform.create_tenant("demo")
+    async with client_of(tenant.tenant_id) as api:
+        ledger_id = (await api.create_ledger(f"demo {mapping.name}")).ledger_id
+        importer = Importer(api, ledger_id, mapping, verify=True, max_rows=max_rows, on_fault=on_fault)
+        report = await importer.run(lines)
+        latencies_ms = await single_latencies_ms(api, ledger_id, SINGLE_TRANSACTIONS)
+        trial_balance = await api.trial_balance(ledger_id)
     return summarise(report, trial_balance.balanced, latencies_ms)
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Final
 
-from finflow.client.model import BatchResult, Leg, NewAccount, NewTransaction
+from finflow.client.model import BatchResult, Ledger, Leg, NewAccount, NewTransaction
 from finflow.client.service import Client
 from finflow.imports.mapping import Mapping
 from finflow.imports.model import Planned, lines_to_plans
@@ -163,13 +163,9 @@ class Importer:
             expected.add(self._account_ids[row.customer], result.transaction_id, balance)
 
 
-async def ledger_named(api: Client, name: str, tenant_name: str = "import") -> str:
-    """The id of the ledger with this name, opened under a new tenant if there is none."""
-    for ledger in await api.ledgers():
-        if ledger.name == name:
-            return ledger.ledger_id
-    tenant = await api.create_tenant(tenant_name)
-    return (await api.create_ledger(tenant.tenant_id, name)).ledger_id
+async def ledger_named(api: Client, name: str) -> Ledger | None:
+    """The first ledger of this name that the caller may see."""
+    return next((ledger for ledger in await api.ledgers() if ledger.name == name), None)
 
 
 def check_batch_size(size: int) -> int:

@@ -44,6 +44,24 @@ _ENTRIES = (
     Kind("precondition_required", 428, "Changing an account needs an If-Match header.", "Read the account and send the ETag of the answer as If-Match, or `*` to change it whatever it is now."),
     Kind("route_unknown", 404, "There is no such route.", "See /openapi.json for the routes."),
     Kind("method_not_allowed", 405, "The route does not answer this method.", "The Allow header lists the methods it answers."),
+    # Who asks, and whether they may.
+    Kind("token_missing", 401, "The request has no access token.", "Send `Authorization: Bearer TOKEN`; `finflow token` prints one for local use, POST /oauth/token gives one to a client."),
+    Kind("token_invalid", 401, "The access token is not one that this service trusts.", "Get a new token; check the issuer, the audience and the key that it was signed with."),
+    Kind("token_expired", 401, "The access token has expired.", "Get a new token; they live 15 minutes at most."),
+    Kind("scope_insufficient", 403, "The access token lacks the scope that this route needs.", "Ask for a token with the scope that `param` names."),
+    Kind("tenant_required", 403, "The route belongs to tenants, and the access token names none.", "Use a token of the tenant; the operator of the platform sees nobody's money."),
+    Kind("signing_key_unknown", 503, "There is no such signing key.", "`finflow key list` shows the keys; `finflow key rotate` makes one.", EXIT_UNREACHABLE),
+    Kind("operator_required", 403, "The route belongs to the operator of the platform, and the access token names a tenant.", "Use a token of scope admin without a tenant."),
+    # Clients, their keys, and how they get tokens.
+    Kind("client_unauthenticated", 401, "The client did not prove who it is.", "Sign a new assertion with a key that is registered for the client: `iss` and `sub` its id, `aud` the issuer, at most 5 minutes, a fresh `jti`."),
+    Kind("scope_not_granted", 400, "The client may not have these scopes.", "Ask for fewer; GET /v1/clients/{client_id} shows what a client may have."),
+    Kind("grant_unsupported", 400, "The token endpoint does not know this grant.", "Send grant_type=client_credentials."),
+    Kind("client_unknown", 404, "No such client.", "Check the id; GET /v1/clients lists them."),
+    Kind("client_key_unknown", 404, "The client has no such key.", "GET /v1/clients/{client_id} lists its keys."),
+    Kind("client_revoked", 422, "The client was revoked.", "Create a new client."),
+    Kind("client_keys_full", 422, "The client has eight keys that are not revoked.", "Revoke one that is no longer used."),
+    Kind("client_key_taken", 409, "The client has, or had, a key of this name.", "Give the new key another `kid`."),
+    Kind("jwk_malformed", 422, "The key is not a public key that may sign assertions.", "Send the public JWK of an Ed25519, P-256 or RSA key (2,048 to 4,096 bits), without its private part."),
     # What is not there.
     Kind("tenant_unknown", 404, "No such tenant.", "Check the id."),
     Kind("ledger_unknown", 404, "No such ledger.", "Check the id."),
@@ -86,8 +104,11 @@ _ENTRIES = (
     Kind("group_refused", 422, "Another transaction of the same all-or-nothing group was refused.", "Mend the one that has its own code, then send the group again with new keys."),
     # What the world does.
     Kind("overloaded", 503, "The queue of this ledger is full.", "Wait as long as Retry-After says, then send the same request with the same key.", EXIT_UNREACHABLE, True),
+    Kind("rate_limited", 429, "The tenant sends more requests a second than it may.", "Wait as long as Retry-After says, then send the same request with the same key; the RateLimit header says what is left.", EXIT_UNREACHABLE, True),
+    Kind("concurrency_limited", 429, "The tenant has more requests under way than it may.", "Wait for answers before sending more; send this one again as it is.", EXIT_UNREACHABLE, True),
     Kind("deadline_exceeded", 504, "The request took longer than it may; its outcome is unknown.", "Send the same request with the same key: it answers with the outcome.", EXIT_UNREACHABLE, True),
     Kind("database_unreachable", 503, "The database cannot be reached.", "`finflow status` says what runs; try again with the same key.", EXIT_UNREACHABLE, True),
+    Kind("database_role_unusable", 503, "The database does not let FinFlow use the role that its reads run as.", "Run finflow migrate as a user that may create roles, or make the role finflow_reader and grant it to FinFlow's user.", EXIT_UNREACHABLE),
     Kind("database_full", 507, "The disk of the database is full.", "Free some space; nothing that was acknowledged is lost.", EXIT_UNREACHABLE, True),
     Kind("outcome_unknown", 503, "The connection was lost while the transaction was committing, and the outcome cannot be read yet.", "Send the same request with the same key: it answers with the outcome.", EXIT_UNREACHABLE, True),
     # What a client, an import or a demonstration meets.

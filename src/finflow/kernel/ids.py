@@ -19,8 +19,9 @@ _VERSION_AND_VARIANT = (7 << 76) | (0b10 << 62)
 _TAIL = (1 << 40) - 1
 MAX_LEDGER_NO = (1 << 24) - 1
 MAX_NUMBER = (1 << _NUMBER_BITS) - 1
-# Accounts and tenants are numbered with 32 bits: a larger number was never given, and no query could take it.
-_LARGEST = {"acc": (1 << 31) - 1, "ten": (1 << 31) - 1}
+# Accounts, tenants and clients are numbered with 32 bits: a larger number was never given, and no query
+# could take it.
+_LARGEST = {"acc": (1 << 31) - 1, "ten": (1 << 31) - 1, "cli": (1 << 31) - 1}
 
 
 class Locator(NamedTuple):

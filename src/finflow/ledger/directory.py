@@ -29,6 +29,11 @@ _LEDGERS: Final = """
 select l.*, t.created_at as tenant_created_at from ledgers l join tenants t using (tenant_no)
 """
 _LEDGER_PAGE: Final = _LEDGERS + " where l.ledger_no > $1 order by l.ledger_no limit $2"
+# The tenant's own: the number comes from the caller's token, and row-level security says the same once more.
+_LEDGER_OF: Final = _LEDGERS + " where l.ledger_no = $2 and l.tenant_no = $1"
+_LEDGER_PAGE_OF: Final = (
+    _LEDGERS + " where l.tenant_no = $1 and l.ledger_no > $2 order by l.ledger_no limit $3"
+)
 
 
 async def add_tenant(connection: Connection, name: str, at: int) -> TenantView:
@@ -63,18 +68,26 @@ async def _find_tenant(connection: Connection, tenant_id: str) -> Any:
     return row
 
 
-async def read_ledgers(connection: Connection) -> list[LedgerView]:
-    return [_ledger(row) for row in await connection.fetch(_LEDGERS + " order by l.ledger_no")]
-
-
-async def read_ledger_page(connection: Connection, span: Span) -> Page[LedgerView]:
-    """Ledgers in the order of their opening."""
-    rows = await connection.fetch(_LEDGER_PAGE, span.after or 0, span.limit + 1)
+async def read_ledger_page(
+    connection: Connection, span: Span, tenant_no: int | None = None
+) -> Page[LedgerView]:
+    """Ledgers in the order of their opening, of one tenant or of all."""
+    bounds = (span.after or 0, span.limit + 1)
+    if tenant_no is None:
+        rows = await connection.fetch(_LEDGER_PAGE, *bounds)
+    else:
+        rows = await connection.fetch(_LEDGER_PAGE_OF, tenant_no, *bounds)
     return Page.of([_ledger(row) for row in rows], span, [row["ledger_no"] for row in rows])
 
 
 async def read_ledger(connection: Connection, ledger_no: int) -> LedgerView | None:
     row = await connection.fetchrow(_LEDGERS + " where l.ledger_no = $1", ledger_no)
+    return None if row is None else _ledger(row)
+
+
+async def read_ledger_of(connection: Connection, tenant_no: int, ledger_no: int) -> LedgerView | None:
+    """The tenant's ledger of this number, or None, whoever else may have one."""
+    row = await connection.fetchrow(_LEDGER_OF, tenant_no, ledger_no)
     return None if row is None else _ledger(row)
 
 

@@ -137,11 +137,13 @@ select c.position, {JOURNAL_COLUMNS} from ({{walk}}) c
    and ($11::timestamptz is null or e.effective_at < $11) {{once}}
  order by c.position {{direction}} limit $6
 """  # noqa: S608 # constants
-# A transaction with several entries on one account is listed at the last of them.
+# A transaction with several entries on one account is listed at the last of them. OFFSET 0 again: under
+# row-level security the planner would rather join with all the entries of the account.
 _ONCE: Final = """
    and not exists (
        select from entries n
         where n.ledger_no = $1 and n.account_no = $5 and n.version = c.position + 1 and n.seq = c.seq
+       offset 0
    )
 """
 _HOLDS: Final = """
@@ -151,7 +153,9 @@ select c.position, e.*, j.kind, j.recorded_at, j.expires_at, j.reference from ({
  ) e
  cross join lateral (select * from journal where ledger_no = $1 and seq = c.seq offset 0) j
  where j.kind = 'hold' and j.code is null
-   and not exists (select from journal r where r.ledger_no = $1 and r.target = c.seq and r.code is null)
+   and not exists (
+       select from journal r where r.ledger_no = $1 and r.target = c.seq and r.code is null offset 0
+   )
  order by c.position {direction} limit $6
 """
 _CHANGES: Final = f"""

@@ -64,11 +64,18 @@ class _Void(Exception):
 
 
 class LedgerWriter:
-    """Queues jobs of one ledger and writes them in batches, in order, one transaction a batch."""
+    """Queues jobs of one ledger and writes them in batches, in order, one transaction a batch.
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", ledger_no: int, clock: Clock) -> None:
+    It writes as the owner of the tables, whom row-level security does not bind: so it knows whose ledger it
+    writes, and takes nothing from anybody else.
+    """
+
+    def __init__(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", ledger_no: int, clock: Clock, tenant_no: int
+    ) -> None:
         self._pool = pool
         self._ledger_no = ledger_no
+        self._tenant_no = tenant_no
         self._decider = Decider(pool, ledger_no, clock)
         self._jobs: deque[Job] = deque()
         self._keys: set[str] = set()
@@ -81,12 +88,15 @@ class LedgerWriter:
         # Whether every batch in flight was decided ahead, so that the book is what they will leave.
         self._foreseen = True
 
-    async def submit(self, requests: list[Request], atomic: bool = False) -> list[Record]:
+    async def submit(self, requests: list[Request], atomic: bool, tenant_no: int) -> list[Record]:
         """Decide and write; answers when durable, one record a request, in order.
 
-        Raises FinFlowError: overloaded, idempotency_in_progress, database_unreachable, database_full,
-        outcome_unknown. A request whose key is being decided already is answered so in its record.
+        Raises FinFlowError: ledger_unknown (it is another tenant's), overloaded, idempotency_in_progress,
+        database_unreachable, database_full, outcome_unknown. A request whose key is being decided already
+        is answered so in its record.
         """
+        if tenant_no != self._tenant_no:
+            raise FinFlowError("ledger_unknown")
         if self._closing or len(self._keys) + len(requests) > MAX_QUEUED:
             raise FinFlowError("overloaded", f"{len(self._keys)} commands wait for this ledger")
         fresh = [request for request in requests if request.key not in self._keys]

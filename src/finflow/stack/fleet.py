@@ -56,8 +56,7 @@ class Fleet:
     @property
     def url(self) -> str:
         """Where the API answers."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return ports.url_of(self.host, self.port)
 
     @property
     def processes(self) -> list[Process]:

@@ -27,6 +27,7 @@ SOCKET_NAME: Final = ".s.PGSQL.5432"
 _SUN_PATH_MAX: Final = 107
 # The server's list of socket folders has its own quoting, and URLs have theirs: others go elsewhere.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9/._\-]+")
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - whose file lies there is looked at
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -38,6 +39,8 @@ class State(msgspec.Struct, frozen=True):
     database_url: str
     postgres: Process | None = None
     workers: list[Process] = []
+    issuer: str | None = None
+    keys: str | None = None
 
 
 class DataFolder:
@@ -106,6 +109,16 @@ class DataFolder:
             return self.root
         return _short_folder(self.root)
 
+    def memory_file(self) -> Path:
+        """Where what the workers share in memory lies; in the data folder only if there is no place in memory.
+
+        Pages of a file on a disk can make whoever writes them wait for the disk.
+        """
+        path = _MEMORY / f"finflow-{os.geteuid()}-{_key(self.root)}"
+        # Anybody may write there: under our name may lie what we could not remove.
+        ours = not os.path.lexists(path) or path.lstat().st_uid == os.geteuid()
+        return path if ours and os.access(_MEMORY, os.W_OK) else self.root / "memory"
+
     def drop_socket_folder(self) -> None:
         """Removes the folder that was made for the socket alone, once the socket is gone."""
         folder = self.socket_folder()
@@ -116,14 +129,17 @@ class DataFolder:
 
 def _short_folder(root: Path) -> Path:
     """A private folder of ours with a short name, the same one for the same data folder."""
-    key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-    folder = Path(_temporary()) / f"finflow-{os.geteuid()}-{key}"
+    folder = Path(_temporary()) / f"finflow-{os.geteuid()}-{_key(root)}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     # Anybody may write to /tmp, so a folder that waits there under our name may be somebody else's.
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise FinFlowError("data_unusable", f"{folder} is not a private folder of this user.")
     return folder
+
+
+def _key(root: Path) -> str:
+    return hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
 
 
 def _temporary() -> str:

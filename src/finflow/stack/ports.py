@@ -29,6 +29,11 @@ def reserve(host: str, port: int | None) -> socket.socket:
     raise FinFlowError("port_taken", reason)
 
 
+def url_of(host: str, port: int) -> str:
+    """The URL of what listens there."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _bind(host: str, port: int) -> socket.socket:
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:

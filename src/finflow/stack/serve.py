@@ -6,6 +6,7 @@ when one worker dies twice within seconds. Settings and secrets come by the envi
 """
 
 import importlib
+import resource
 import signal
 import sys
 from typing import Any, Final
@@ -18,10 +19,14 @@ from granian.log import LogLevels
 from finflow.stack.enter import die_with_parent
 
 _BACKLOG: Final = 4096
-# Requests that one worker works at; further ones wait in the backlog.
-_BACKPRESSURE: Final = 1024
+# Connections that one worker holds, idle ones too; further ones wait in the backlog. What a tenant may
+# have under way is bounded elsewhere (api/admission.py), so this only has to be more than anybody needs.
+_BACKPRESSURE: Final = 4096
+# Descriptors for those connections and for the worker's own.
+_DESCRIPTORS: Final = 8192
 _STOP_TIMEOUT_S: Final = 20
-# Whoever has not sent the headers by then is hung up on; bodies are under the request's deadline.
+# Whoever has not sent the headers of a first or next request by then is hung up on; bodies are under the
+# request's deadline.
 _HEADERS_TIMEOUT_MS: Final = 10_000
 
 
@@ -34,6 +39,7 @@ def load(target: str) -> Any:
 
 def main(target: str, host: str, port: str) -> None:
     """Serves until SIGTERM or SIGINT; exits 1 when the worker dies by itself."""
+    _make_room()
     Granian(
         target,
         address=host,
@@ -50,6 +56,14 @@ def main(target: str, host: str, port: str) -> None:
         respawn_failed_workers=False,
         workers_kill_timeout=_STOP_TIMEOUT_S,
     ).serve(target_loader=load)
+
+
+def _make_room() -> None:
+    """Raise the soft limit of open files, which many shells set to 1024, as far as it goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":

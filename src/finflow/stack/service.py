@@ -8,6 +8,7 @@ async with running(StackSettings(data=Path("/srv/finflow"), workers=2)) as stack
 import asyncio
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import msgspec
 
 from finflow.db.migrations import migrate
 from finflow.db.pool import check_version, connect
+from finflow.identity.keys import KeyFolder
 from finflow.kernel.errors import FinFlowError
 from finflow.stack import ports
 from finflow.stack.fleet import Fleet
@@ -31,7 +33,8 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What to run. Without `database_url` an embedded PostgreSQL runs in the data folder.
 
     `port` None means the default port, or a free one where that is taken; `environment` is added to the
-    workers'; `durable=False` is for tests of things other than durability.
+    workers'; `keys` is the folder of the keys that sign access tokens, in the data folder by default;
+    `durable=False` is for tests of things other than durability.
     """
 
     data: Path
@@ -40,6 +43,7 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: int | None = None
     database_url: str | None = None
     target: str = "finflow.api.asgi:application"
+    keys: Path | None = None
     environment: Mapping[str, str] = {}
     durable: bool = True
 
@@ -55,6 +59,10 @@ class Stack:
         self.migrations: list[str] = []
         self.database_url = settings.database_url or ""
         self._keeper: asyncio.Task[None] | None = None
+        self._memory = folder.memory_file()
+        self.keys = settings.keys or folder.root / "keys"
+        # The URL that access tokens are from and for.
+        self.issuer = ""
 
     @property
     def url(self) -> str:
@@ -100,7 +108,18 @@ class Stack:
     async def start_api(self) -> None:
         """Starts the workers; returns when they are ready."""
         bound = ports.reserve(self.settings.host, self.settings.port)
-        environment = {**self.settings.environment, "FINFLOW_DATABASE_URL": self.database_url}
+        # What an earlier run left there counted for that run.
+        self._memory.unlink(missing_ok=True)
+        KeyFolder(self.keys).ensure(time.time())
+        own = ports.url_of(*bound.getsockname()[:2])
+        self.issuer = self.settings.environment.get("FINFLOW_ISSUER", own)
+        environment = {
+            **self.settings.environment,
+            "FINFLOW_ISSUER": self.issuer,
+            "FINFLOW_KEYS": str(self.keys),
+            "FINFLOW_DATABASE_URL": self.database_url,
+            "FINFLOW_LIMITS_FILE": str(self._memory),
+        }
         self.fleet = Fleet(
             self.settings.target,
             bound,
@@ -119,13 +138,22 @@ class Stack:
         if self.fleet:
             await self.fleet.stop()
             self._bound.close()
+            self._memory.unlink(missing_ok=True)
 
     def write_state(self) -> None:
         """Says in the data folder what runs now."""
         up = identify(os.getpid())
         assert up is not None, "this process runs"
         assert self.fleet is not None, "the workers come last"
-        state = State(up, self.url, redact(self.database_url), self.postgres_process, self.fleet.processes)
+        state = State(
+            up,
+            self.url,
+            redact(self.database_url),
+            self.postgres_process,
+            self.fleet.processes,
+            self.issuer,
+            str(self.keys),
+        )
         self.folder.write_state(state)
 
     async def _keep_postgres(self, postgres: EmbeddedPostgres) -> None:
