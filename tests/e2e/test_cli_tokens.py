@@ -132,9 +132,11 @@ def test_a_token_of_the_environment_is_used_as_it_is(shell: Shell) -> None:
 
 
 def test_an_api_elsewhere_wants_credentials(shell: Shell, tmp_path: Path) -> None:
-    environment = {**shell.environment, "FINFLOW_DATA": str(tmp_path), "FINFLOW_URL": "http://127.0.0.1:9"}
-    done = finflow(environment, "ledger", "list")
+    environment = {**shell.environment, "FINFLOW_DATA": str(tmp_path)}
+    url = ("--url", shell.environment["FINFLOW_URL"])
+    done = finflow(environment, "ledger", "list", *url)
     assert (done.returncode, "FINFLOW_TOKEN" in done.stderr) == (1, True)
+    assert "token_missing" in done.stderr
 
 
 def test_keys_are_listed_rotated_and_revoked_under_a_running_api(shell: Shell) -> None:

@@ -45,7 +45,7 @@ _ENTRIES = (
     Kind("route_unknown", 404, "There is no such route.", "See /openapi.json for the routes."),
     Kind("method_not_allowed", 405, "The route does not answer this method.", "The Allow header lists the methods it answers."),
     # Who asks, and whether they may.
-    Kind("token_missing", 401, "The request has no access token.", "Send `Authorization: Bearer TOKEN`; `finflow token` prints one for local use, POST /oauth/token gives one to a client."),
+    Kind("token_missing", 401, "The request has no access token.", "Send `Authorization: Bearer TOKEN`; `finflow token` prints one for local use, POST /oauth/token gives one to a client. Commands read FINFLOW_TOKEN, or FINFLOW_CLIENT_ID and FINFLOW_CLIENT_KEY."),
     Kind("token_invalid", 401, "The access token is not one that this service trusts.", "Get a new token; check the issuer, the audience and the key that it was signed with."),
     Kind("token_expired", 401, "The access token has expired.", "Get a new token; they live 15 minutes at most."),
     Kind("scope_insufficient", 403, "The access token lacks the scope that this route needs.", "Ask for a token with the scope that `param` names."),
