@@ -83,7 +83,9 @@ def test_an_address_where_nobody_listens_is_told_at_once(history: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        done = finflow("import", str(history), "--mapping", GENERATED, "--url", nobody, FINFLOW_TOKEN="x")
+        done = finflow(
+            "import", str(history), "--mapping", GENERATED, "--url", nobody, **{"FINFLOW_TOKEN": "x"}
+        )
     assert done.returncode == 3
     assert nobody in done.stderr
 
