@@ -15,10 +15,9 @@ BERKA = SHARED / "berka" / "trans.asc"
 GENERATED = str(REPOSITORY / "examples" / "generated.toml")
 
 
-def finflow(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+def finflow(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "finflow", *arguments],
-        env=os.environ | variables,
         capture_output=True,
         text=True,
         timeout=300,
@@ -83,9 +82,7 @@ def test_an_address_where_nobody_listens_is_told_at_once(history: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        done = finflow(
-            "import", str(history), "--mapping", GENERATED, "--url", nobody, **{"FINFLOW_TOKEN": "x"}
-        )
+        done = finflow("import", str(history), "--mapping", GENERATED, "--url", nobody)
     assert done.returncode == 3
     assert nobody in done.stderr
 
