@@ -51,7 +51,7 @@ async def test_a_process_that_is_killed_leaves_no_lock_behind(tmp_path: Path) ->
     memory.close()
 
 
-async def test_a_holder_that_never_lets_go_stops_nobody(tmp_path: Path) -> None:
+def test_a_holder_that_never_lets_go_stops_nobody(tmp_path: Path) -> None:
     path = tmp_path / "limits"
     memory = Buckets(path)
     reader, writer = os.pipe()

@@ -1,5 +1,6 @@
 """What tenants may do, kept in the database: changed under a version, followed by every process."""
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
@@ -141,6 +142,27 @@ async def test_a_change_that_another_one_overtook_is_refused(database_url: str) 
         rows = await pool.fetch("select version, changed_by, burst from tenant_limits")
         await pool.close()
         assert [tuple(row) for row in rows] == [(1, "first", 7)]
+
+
+async def test_whatever_the_database_says_changes_are_followed_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finflow.limits.service.REFRESH_AGAIN_S", 0.01)
+    monkeypatch.setattr("finflow.limits.service.REFRESH_S", 0.01)
+    async with limits(database_url) as (here, (one, _)), limits(database_url) as (there, _):
+        pool = await open_pool(database_url, max_size=1)
+        await pool.execute("alter table tenant_limits rename to elsewhere")
+        watching = asyncio.create_task(there.watch())
+        await asyncio.sleep(0.1)
+        await pool.execute("alter table elsewhere rename to tenant_limits")
+        await here.change(one, {"burst": 77}, None, "x" * 300)
+        async with asyncio.timeout(30):
+            while '"requests";q=77' not in headers(there.enter(one).headers)["ratelimit-policy"]:
+                await asyncio.sleep(0.01)
+        assert await pool.fetchval("select changed_by from tenant_limits") == "x" * 255
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await pool.close()
 
 
 @pytest.mark.parametrize(

@@ -46,3 +46,22 @@ def test_a_line_holds_what_was_said_and_nothing_secret() -> None:
     assert (first["level"], first["logger"], first["worker"]) == ("warning", "finflow.test", 3)
     assert first["at"].endswith("Z")
     assert second["error"].endswith("ValueError: line one\nline two")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Bearer {}",
+        '{{"path": "/v1/accounts/{}"}}',
+        "client_assertion={}&scope=x",
+        "https://bank.example/?token={}",
+    ],
+)
+def test_signed_tokens_are_masked(text: str) -> None:
+    # The example of RFC 7519, section 3.1.
+    example = (
+        "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9"
+        ".eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ"
+        ".dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+    )
+    assert redact(text.format(example)) == text.format("***")

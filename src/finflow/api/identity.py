@@ -53,7 +53,8 @@ def bearer(headers: Any) -> str | None:
     scheme, _, token = given[0].partition(b" ")
     if len(given) > 1 or scheme.lower() != b"bearer" or not token.strip().isascii():
         raise FinFlowError("token_invalid", "The Authorization header is not one bearer token.")
-    return token.strip().decode()
+    text: str = token.strip().decode()
+    return text
 
 
 class Demand:

@@ -27,7 +27,8 @@ ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _PUBLIC: Final = (b"cache-control", b"public, max-age=60")
 # What HTTP wants of a 401; the client's proof travels in the body.
 _CHALLENGE: Final = (b"www-authenticate", b'Bearer realm="finflow"')
-_ERRORS: Final = {
+Word = Literal["invalid_request", "invalid_client", "invalid_scope", "unsupported_grant_type"]
+_ERRORS: Final[dict[str, Word]] = {
     "client_unauthenticated": "invalid_client",
     "scope_not_granted": "invalid_scope",
     "grant_unsupported": "unsupported_grant_type",
@@ -48,7 +49,7 @@ class TokenRequest(msgspec.Struct, frozen=True):
 class TokenRefusal(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the token endpoint refuses with (RFC 6749, section 5.2)."""
 
-    error: Literal["invalid_request", "invalid_client", "invalid_scope", "unsupported_grant_type"]
+    error: Word
     error_description: str | None = None
 
 
@@ -153,7 +154,7 @@ def _refusal(error: FinFlowError) -> Answer:
     words = "".join(letter for letter in error.detail if " " <= letter <= "~" and letter not in '"\\')
     status = 401 if error.kind.code == "client_unauthenticated" else 400
     headers: list[Header] = [JSON, _CHALLENGE] if status == 401 else [JSON]
-    return Answer(status, encode(TokenRefusal(_ERRORS[error.kind.code], words)), headers)  # type: ignore[arg-type]
+    return Answer(status, encode(TokenRefusal(_ERRORS[error.kind.code], words)), headers)
 
 
 def _public(jwk: dict[str, Any]) -> dict[str, str]:

@@ -20,7 +20,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "down": ("finflow.cli.down:down", "Stop what `finflow up` started."),
     "migrate": ("finflow.cli.migrate:migrate", "Bring the database's schema up to date."),
-    "tenant": ("finflow.cli.tenant:tenant", "Add tenants, list them, limit them."),
+    "tenant": ("finflow.cli.tenant:tenant", "Add tenants, list them, say how much each may take."),
     "ledger": ("finflow.cli.ledger:ledger", "Open ledgers, read them, check their books."),
     "account": ("finflow.cli.account:account", "Open, read and change accounts."),
     "transaction": (

@@ -114,20 +114,16 @@ class Access:
             raise FinFlowError("setting_malformed", detail, "FINFLOW_CLIENT_KEY")
         return ClientCredentials(self._url, client_id, Path(key)) if client_id and key else None
 
-    def local(self) -> LocalTokens:
-        """The keys of the data folder, if that is where the API runs. Raises token_missing."""
-        from finflow.kernel.errors import FinFlowError
+    def local(self) -> LocalTokens | None:
+        """The keys of the data folder, if that is where the API runs."""
         from finflow.stack.folder import DataFolder
 
         state = DataFolder(self._config.data).read_state()
         if state is None or not _same_place(state.url, self._url):
-            raise FinFlowError(
-                "token_missing",
-                "An API elsewhere needs FINFLOW_TOKEN, or FINFLOW_CLIENT_ID and FINFLOW_CLIENT_KEY.",
-            )
+            return None
         return LocalTokens(self._config, self._url)
 
-    async def tenant_named(self, words: str) -> str | None:
+    async def tenant_named(self, words: str, tokens: LocalTokens) -> str | None:
         """The tenant that owns what these words name; None if they name nothing."""
         from finflow.client.service import Client
         from finflow.kernel import ids
@@ -137,7 +133,7 @@ class Access:
             return found[0] if found else None
         prefix = found[0][:3]
         place = ids.parse(prefix, found[0])
-        async with Client(self._url, token=self.local().operator(), timeout_s=30, budget_s=60) as platform:
+        async with Client(self._url, token=tokens.operator(), timeout_s=30, budget_s=60) as platform:
             if prefix == "led":
                 return (await platform.ledger(found[0])).tenant_id
             for ledger in await platform.ledgers():
@@ -220,15 +216,18 @@ async def _asked(
         return await question(api)
 
 
-async def _local(access: Access, tenant_id: str | None) -> "TokenProvider":
+async def _local(access: Access, tenant_id: str | None) -> "TokenProvider | None":
     tokens = access.local()
+    if tokens is None:
+        # Nobody to ask as: the server says what it wants, if there is one.
+        return None
     if tenant_id is not None:
         return tokens.of(tenant_id)
     context = click.get_current_context()
     nouns = context.command_path.split()
     if set(nouns) & set(_OPERATOR):
         return tokens.operator()
-    named = await access.tenant_named(repr(list(context.params.values())))
+    named = await access.tenant_named(repr(list(context.params.values())), tokens)
     if named is None and nouns[-1] != "list":
         named = _NOBODY
     return tokens.operator() if named is None else tokens.of(named)

@@ -89,16 +89,16 @@ async def _ledger(
 ) -> AsyncIterator[tuple[Client, str]]:
     """A client that may post into the ledger, and its id; one of this name is opened if there is none."""
     access = Access(url, config)
-    given = access.given()
-    if given is not None:
+    given, local = access.given(), access.local()
+    if given is not None or local is None:
         async with Client(url, token=given) as api:
             found = None if ledger_id else await ledger_named(api, name) or await api.create_ledger(name)
             yield api, found.ledger_id if found else str(ledger_id)
         return
-    async with Client(url, token=access.local().operator()) as platform:
+    async with Client(url, token=local.operator()) as platform:
         found = await (platform.ledger(ledger_id) if ledger_id else ledger_named(platform, name))
         tenant_id = found.tenant_id if found else (await platform.create_tenant("import")).tenant_id
-    async with Client(url, token=access.local().of(tenant_id)) as api:
+    async with Client(url, token=local.of(tenant_id)) as api:
         yield api, (found or await api.create_ledger(name)).ledger_id
 
 

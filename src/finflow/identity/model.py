@@ -25,7 +25,8 @@ OPERATOR_SCOPES: Final = (ADMIN,)
 MAX_TTL_S: Final = 900
 # Clocks differ: a token may be so much younger than now. One that has expired is never waited for.
 LEEWAY_S: Final = 30
-MAX_ASSERTION_S: Final = 300
+# Each is good once, so its life bounds what has to be remembered; common libraries sign for an hour.
+MAX_ASSERTION_S: Final = 3600
 MAX_SUBJECT: Final = 255
 _MAX_TIME: Final = 1 << 53
 

@@ -45,7 +45,7 @@ _ENTRIES = (
     Kind("route_unknown", 404, "There is no such route.", "See /openapi.json for the routes."),
     Kind("method_not_allowed", 405, "The route does not answer this method.", "The Allow header lists the methods it answers."),
     # Who asks, and whether they may.
-    Kind("token_missing", 401, "The request has no access token.", "Send `Authorization: Bearer TOKEN`; `finflow token` prints one for local use, POST /oauth/token gives one to a client."),
+    Kind("token_missing", 401, "The request has no access token.", "Send `Authorization: Bearer TOKEN`; `finflow token` prints one for local use, POST /oauth/token gives one to a client. Commands read FINFLOW_TOKEN, or FINFLOW_CLIENT_ID and FINFLOW_CLIENT_KEY."),
     Kind("token_invalid", 401, "The access token is not one that this service trusts.", "Get a new token; check the issuer, the audience and the key that it was signed with."),
     Kind("token_expired", 401, "The access token has expired.", "Get a new token; they live 15 minutes at most."),
     Kind("scope_insufficient", 403, "The access token lacks the scope that this route needs.", "Ask for a token with the scope that `param` names."),
@@ -53,7 +53,7 @@ _ENTRIES = (
     Kind("signing_key_unknown", 503, "There is no such signing key.", "`finflow key list` shows the keys; `finflow key rotate` makes one.", EXIT_UNREACHABLE),
     Kind("operator_required", 403, "The route belongs to the operator of the platform, and the access token names a tenant.", "Use a token of scope admin without a tenant."),
     # Clients, their keys, and how they get tokens.
-    Kind("client_unauthenticated", 401, "The client did not prove who it is.", "Sign a new assertion with a key that is registered for the client: `iss` and `sub` its id, `aud` the issuer, at most 5 minutes, a fresh `jti`."),
+    Kind("client_unauthenticated", 401, "The client did not prove who it is.", "Sign a new assertion with a key that is registered for the client: `iss` and `sub` its id, `aud` the issuer, at most an hour, a fresh `jti`."),
     Kind("scope_not_granted", 400, "The client may not have these scopes.", "Ask for fewer; GET /v1/clients/{client_id} shows what a client may have."),
     Kind("grant_unsupported", 400, "The token endpoint does not know this grant.", "Send grant_type=client_credentials."),
     Kind("client_unknown", 404, "No such client.", "Check the id; GET /v1/clients lists them."),

@@ -97,8 +97,8 @@ class TenantLedgers:
 
     async def ledger(self, ledger_id: str) -> views.LedgerView:
         """One ledger. Raises ledger_unknown."""
-        place = ids.parse("led", ledger_id)
-        known = None if place is None else await self._find(place.ledger_no)
+        place = _locate("led", ledger_id, "ledger_unknown")
+        known = await self._find(place.ledger_no)
         if known is None or known.ledger_id != ledger_id:
             raise FinFlowError("ledger_unknown", f"no ledger {ledger_id[:40]!r}")
         return known
@@ -108,9 +108,9 @@ class TenantLedgers:
         return (await self._holder(prefix, resource_id))[1]
 
     async def _holder(self, prefix: str, resource_id: str) -> tuple[ids.Locator, views.LedgerView]:
-        place = ids.parse(prefix, resource_id)
-        known = None if place is None else await self._find(place.ledger_no)
-        if place is None or known is None:
+        place = _locate(prefix, resource_id, "resource_unknown")
+        known = await self._find(place.ledger_no)
+        if known is None:
             raise _no_resource(resource_id)
         return place, known
 
@@ -340,6 +340,14 @@ class TenantLedgers:
 
 
 ReadAccount = Callable[[store.Connection, int, int], Awaitable[tuple[Account, int] | None]]
+
+
+def _locate(prefix: str, text: str, code: str) -> ids.Locator:
+    """Where an id points. What is no id at all may be told apart: that is seen without looking anywhere."""
+    place = ids.parse(prefix, text)
+    if place is None:
+        raise FinFlowError(code, f"{text[:40]!r} is not an id of this kind")
+    return place
 
 
 def _no_resource(resource_id: str) -> FinFlowError:

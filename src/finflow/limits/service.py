@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REFRESH_S: Final = 1.0
+REFRESH_AGAIN_S: Final = 5.0
+MAX_CALLER: Final = 255
 # Beyond its burst a tenant's requests wait for their turn, evenly spaced, for so long at most.
 QUEUE_MS: Final = 250
 MAX_SHARES: Final = 10_000
@@ -159,8 +161,12 @@ class LimitService:
         while True:
             try:
                 await self.refresh()
-            except FinFlowError as error:
-                log.warning("limits were not read", extra={"error": repr(error)})
+            except Exception as error:
+                # What was known goes on counting; a schema that is older than this release has no limits.
+                log.warning(
+                    "limits were not read", extra={"error": repr(error), "again_in_s": REFRESH_AGAIN_S}
+                )
+                await asyncio.sleep(REFRESH_AGAIN_S)
             await asyncio.sleep(REFRESH_S)
 
     async def refresh(self) -> None:
@@ -198,7 +204,7 @@ class LimitService:
                 raise FinFlowError("precondition_failed", param="If-Match")
             if wanted != override:
                 version += 1
-                if not await store.add(connection, tenant_no, version, by, wanted):
+                if not await store.add(connection, tenant_no, version, by[:MAX_CALLER], wanted):
                     raise FinFlowError("precondition_failed", param="If-Match")
         await self.refresh()
         return self._view(tenant_id, version, wanted)

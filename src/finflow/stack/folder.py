@@ -110,7 +110,7 @@ class DataFolder:
         return _short_folder(self.root)
 
     def memory_file(self) -> Path:
-        """Where what the workers share in memory lies; in the data folder only if there is no place in memory.
+        """Where what the workers share in memory lies; in the data folder only if memory has no place.
 
         Pages of a file on a disk can make whoever writes them wait for the disk.
         """
