@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
+from finflow.db.measured import create_pool
 from finflow.kernel.errors import FinFlowError
 from finflow.telemetry.redaction import redact
 
@@ -48,7 +49,7 @@ async def open_pool(
 ) -> "asyncpg.Pool[asyncpg.Record]":
     """A pool of min_size to max_size connections, the first ones open. Raises database_unreachable."""
     try:
-        return await asyncpg.create_pool(
+        return await create_pool(
             url,
             min_size=min_size,
             max_size=max_size,

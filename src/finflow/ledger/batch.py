@@ -17,6 +17,7 @@ class Job(NamedTuple):
     requests: list[Request]
     atomic: bool
     reply: "asyncio.Future[list[Record]]"
+    queued_s: float = 0.0
 
     def slices(self) -> list[list[Request]]:
         """Parts that are decided at one go: all of a group, all of a job that repeats a key, else a few."""
@@ -35,6 +36,7 @@ class Batch:
         self.money_only = True
         self.has_head = False
         self.committing = False
+        self.began_s = 0.0
         self.restart(-1, 0)
 
     def restart(self, epoch: int, base_seq: int) -> None:

@@ -18,6 +18,7 @@ from finflow.ledger.book import Account, Record
 from finflow.ledger.commands import ExpirePending, Request
 from finflow.ledger.lists import Page, Span, TransactionFilter
 from finflow.ledger.writer import LedgerWriter
+from finflow.telemetry.instruments import queued_commands
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,10 @@ class LedgerService:
         if not due:
             self._swept_all = max(since, now - SWEEP_OVERLAP_US)
         return due
+
+    def sample(self) -> None:
+        """Set the gauge of commands that wait for their answer."""
+        queued_commands.set(sum(writer.queued for writer in self._writers.values()))
 
     async def close(self) -> None:
         """Write what is queued, then stop."""

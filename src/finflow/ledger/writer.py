@@ -13,13 +13,14 @@ import asyncio
 import logging
 import random
 from collections import deque
+from time import perf_counter
 from typing import Final
 
 import asyncpg
 
 from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
-from finflow.ledger import store
+from finflow.ledger import meter, store
 from finflow.ledger.batch import Batch, Job
 from finflow.ledger.book import Account, Record
 from finflow.ledger.commands import Request
@@ -99,7 +100,7 @@ class LedgerWriter:
         reply: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
         reply.add_done_callback(lambda _: self._keys.difference_update(keys))
         self._keys.update(keys)
-        self._jobs.append(Job(requests, atomic, reply))
+        self._jobs.append(Job(requests, atomic, reply, perf_counter()))
         self._wake.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name=f"ledger-writer-{self._ledger_no}")
@@ -112,6 +113,11 @@ class LedgerWriter:
         self._wake.set()
         if self._task is not None:
             await asyncio.wait([self._task])
+
+    @property
+    def queued(self) -> int:
+        """Commands that wait for their answer."""
+        return len(self._keys)
 
     @property
     def idle(self) -> bool:
@@ -177,6 +183,7 @@ class LedgerWriter:
 
     async def _write(self, batch: Batch, previous: Writing | None) -> None:
         """Write one batch and answer its jobs, trying again for as long as that can help."""
+        batch.began_s = perf_counter()
         deadline = asyncio.get_running_loop().time() + RETRY_FOR_S
         attempt, collisions, sent = 0, 0, False
         while True:
@@ -184,6 +191,7 @@ class LedgerWriter:
                 await self._attempt(batch, attempt > 0, previous)
                 return
             except _Void:
+                meter.again("void")
                 # Nobody's fault, so it does not count: decided again, under the lock, after the one before.
                 await _end_of(previous)
                 continue
@@ -208,7 +216,9 @@ class LedgerWriter:
 
     async def _back_off(self, failure: Exception, attempt: int) -> None:
         if isinstance(failure, asyncpg.UniqueViolationError):
+            meter.again("key")
             return
+        meter.again("database")
         log.warning("batch is tried again", extra={"ledger_no": self._ledger_no, "error": repr(failure)})
         await asyncio.sleep(min(1.0, 0.02 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 # jitter
 
@@ -232,6 +242,7 @@ class LedgerWriter:
             raise _Unconfirmed(warnings[0])
         self._decider.confirm()
         batch.succeed(replies)
+        meter.committed(batch, replies)
 
     async def _transact(
         self, connection: store.Connection, batch: Batch, look_up: bool, previous: Writing | None
@@ -244,7 +255,7 @@ class LedgerWriter:
             else:
                 replies = await self._write_under_lock(connection, batch, look_up, previous)
             batch.committing = True
-            await transaction.commit()
+            await meter.commit(transaction)
         except _Void:
             await transaction.rollback()
             raise
@@ -306,6 +317,7 @@ class LedgerWriter:
             log.error("batch failed", exc_info=error, extra={"ledger_no": self._ledger_no})
             error = FinFlowError("internal")
         batch.fail(error)
+        meter.failed(batch, error)
 
 
 async def _end_of(previous: Writing | None) -> None:
