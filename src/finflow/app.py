@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -47,6 +48,12 @@ def _default_target() -> str:
     return "finflow.api.asgi:application"
 
 
+def _default_release() -> str:
+    from finflow import __version__
+
+    return __version__
+
+
 def _nothing() -> None:
     return None
 
@@ -84,8 +91,21 @@ def _target(text: str) -> str:
     return text
 
 
+def _release(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+\-]{0,63}", text):
+        raise ValueError("it is not a name of up to 64 letters, digits, dots, dashes, underscores and pluses")
+    return text
+
+
+def _share(text: str) -> float:
+    if not re.fullmatch(r"0|1|[01]?\.[0-9]{1,9}|[01]\.?", text) or float(text) > 1:
+        raise ValueError("it is not a number from 0 to 1")
+    return float(text)
+
+
 _port = _between(1, 65535)
 _count = _between(1, 256)
+_millis = _between(1, 3_600_000)
 
 SETTINGS: Final = (
     Setting("data", "The folder of the embedded database, its logs and its state.", _default_data, _path),
@@ -96,6 +116,14 @@ SETTINGS: Final = (
     Setting("workers", "How many API worker processes run.", lambda: os.cpu_count() or 1, _count),
     Setting("log_level", "The least severe log lines that are written.", lambda: "info", _level),
     Setting("target", "The ASGI application that the workers serve.", _default_target, _target),
+    Setting("release", "Which release runs here: on metrics, traces and logs.", _default_release, _release),
+    Setting("trace_ratio", "The share of requests whose traces are kept, from 0 to 1.", lambda: 0.01, _share),
+    Setting(
+        "trace_slow_ms", "Requests that take so long are traced whatever the share.", lambda: 200, _millis
+    ),
+    Setting(
+        "access_log_ratio", "The share of requests that get a log line, from 0 to 1.", lambda: 0.0, _share
+    ),
 )
 
 
@@ -108,6 +136,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     log_level: str
     target: str
+    release: str
+    trace_ratio: float
+    trace_slow_ms: int
+    access_log_ratio: float
     sources: Mapping[str, str]
 
     @classmethod
@@ -170,6 +202,16 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
         environment={"FINFLOW_DATA": str(config.data), "FINFLOW_LOG_LEVEL": config.log_level},
     )
     return service.running(msgspec.structs.replace(settings, **overrides))
+
+
+@asynccontextmanager
+async def traced(config: Config) -> AsyncIterator[None]:
+    """Background work of this process in traces, where OTEL_EXPORTER_OTLP_ENDPOINT says where they go."""
+    from finflow.telemetry.service import Sampling, tracing_on
+
+    sampling = Sampling(config.trace_ratio, config.trace_slow_ms)
+    with tracing_on(os.environ, sampling, config.release):
+        yield
 
 
 class Services:

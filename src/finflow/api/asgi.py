@@ -19,6 +19,7 @@ from finflow.api.direct import table
 from finflow.api.envelope import DEADLINE_S, Envelope
 from finflow.api.problems import on_error
 from finflow.api.state import Services
+from finflow.api.traced import Traced
 from finflow.ledger.service import LedgerService
 
 log = logging.getLogger(__name__)
@@ -103,21 +104,22 @@ async def _sweep(ledger: LedgerService) -> None:
         await asyncio.sleep(SWEEP_AGAIN_S)
 
 
-def from_environment() -> Envelope:
+def from_environment() -> Any:
     """The application that the FINFLOW_* variables describe. Raises setting_malformed."""
-    from finflow.app import Config, services
-    from finflow.telemetry import logs
+    from finflow.app import Config, services, traced
+    from finflow.telemetry import levels, logs
 
     config = Config.load()
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, release=config.release)
+    levels.watch(config.data, config.log_level)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Services]:
-        async with services(config) as found:
+        async with traced(config), services(config) as found:
             _rest_the_collector()
             yield found
 
-    return build(opened)
+    return Traced(build(opened), config.release, config.access_log_ratio)
 
 
 def _rest_the_collector() -> None:

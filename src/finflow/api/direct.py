@@ -32,6 +32,7 @@ def table(app: Litestar, handlers: Iterable[HTTPRouteHandler]) -> Table:
 def _answering(app: Litestar, handle: Callable[[Any], Awaitable[Application]]) -> Application:
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         scope["litestar_app"] = app
+        scope["path_template"] = scope["path"]
         await (await handle(Request(scope, receive, send)))(scope, receive, send)
 
     return answer

@@ -18,6 +18,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "finflow.cli.info:info",
         "Show every setting, where its value comes from, and the paths in use.",
     ),
+    "log-level": (
+        "finflow.cli.log_level:log_level",
+        "Show or change what the running FinFlow logs; `configured` takes a change back.",
+    ),
     "down": ("finflow.cli.down:down", "Stop what `finflow up` started."),
     "migrate": ("finflow.cli.migrate:migrate", "Bring the database's schema up to date."),
     "tenant": ("finflow.cli.tenant:tenant", "Add tenants and list them."),

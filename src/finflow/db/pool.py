@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from finflow.db.measured import create_pool
+from finflow.db.traced import connection_class
 from finflow.kernel.errors import FinFlowError
 from finflow.telemetry.redaction import redact
 
@@ -60,6 +61,7 @@ async def open_pool(
             max_cached_statement_lifetime=0,
             reset=_leave_as_it_is,
             server_settings={"application_name": application_name},
+            connection_class=connection_class(),
         )
     except CONNECT_ERRORS as error:
         raise unreachable(url, error) from error
@@ -86,6 +88,7 @@ async def connect(
             timeout=connect_timeout_s,
             command_timeout=command_timeout_s,
             server_settings={"application_name": application_name},
+            connection_class=connection_class(),
         )
     except asyncpg.DiskFullError as error:
         raise FinFlowError("database_full", str(error)) from error

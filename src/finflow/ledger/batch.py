@@ -6,6 +6,8 @@ from typing import Final, NamedTuple
 from finflow.ledger.book import Head, Record
 from finflow.ledger.commands import MOVES_MONEY, Request
 from finflow.ledger.store import Packed
+from finflow.ledger.traced import shared_root
+from finflow.telemetry.tracing import Span
 
 # Commands decided between two looks at the event loop: about a millisecond.
 SLICE: Final = 128
@@ -18,6 +20,7 @@ class Job(NamedTuple):
     atomic: bool
     reply: "asyncio.Future[list[Record]]"
     queued_s: float = 0.0
+    span: "Span | None" = None
 
     def slices(self) -> list[list[Request]]:
         """Parts that are decided at one go: all of a group, all of a job that repeats a key, else a few."""
@@ -31,6 +34,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
+        self.root = shared_root()
         self.size = 0
         # Only transactions: nothing that another session would have to see committed to check its rows.
         self.money_only = True

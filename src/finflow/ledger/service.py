@@ -18,6 +18,7 @@ from finflow.ledger.book import Account, Record
 from finflow.ledger.commands import ExpirePending, Request
 from finflow.ledger.lists import Page, Span, TransactionFilter
 from finflow.ledger.writer import LedgerWriter
+from finflow.telemetry import tracing
 from finflow.telemetry.instruments import queued_commands
 
 log = logging.getLogger(__name__)
@@ -133,8 +134,9 @@ class LedgerService:
         """Release expired holds of all ledgers, once a second, until cancelled."""
         while True:
             try:
-                for ledger in await self._due_ledgers():
-                    await self.expire_due(ledger.ledger_id)
+                with tracing.root("ledger.sweep"):
+                    for ledger in await self._due_ledgers():
+                        await self.expire_due(ledger.ledger_id)
             except FinFlowError as error:
                 log.warning("sweep of expired holds failed", extra={"error": repr(error)})
             await asyncio.sleep(SWEEP_EVERY_S)
@@ -290,6 +292,7 @@ class LedgerService:
         if number is None:
             await self.ledger(ledger_id)
             number = self._numbers[ledger_id] = _locate("led", ledger_id, "ledger_unknown").ledger_no
+        tracing.set_tenant(self._by_number[number].tenant_id)
         return number
 
     async def _ledger_of(self, ledger_no: int) -> views.LedgerView:

@@ -26,6 +26,8 @@ from finflow.ledger.book import Account, Record
 from finflow.ledger.commands import Request
 from finflow.ledger.decider import ACQUIRE_TIMEOUT_S, Decider
 from finflow.ledger.replay import unjournaled
+from finflow.ledger.traced import submitted, traced
+from finflow.telemetry.tracing import detached, within
 
 log = logging.getLogger(__name__)
 
@@ -100,10 +102,10 @@ class LedgerWriter:
         reply: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
         reply.add_done_callback(lambda _: self._keys.difference_update(keys))
         self._keys.update(keys)
-        self._jobs.append(Job(requests, atomic, reply, perf_counter()))
+        self._jobs.append(Job(requests, atomic, reply, perf_counter(), submitted()))
         self._wake.set()
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name=f"ledger-writer-{self._ledger_no}")
+            self._task = asyncio.create_task(detached(self._run()), name=f"ledger-writer-{self._ledger_no}")
         # A caller that gives up must not take the batch with it: others share it.
         return await asyncio.shield(reply)
 
@@ -136,7 +138,7 @@ class LedgerWriter:
             if batch.jobs:
                 previous = self._in_flight[-1] if self._in_flight else None
                 self._foreseen = batch.head is not None
-                writing = asyncio.create_task(self._write(batch, previous))
+                writing = asyncio.create_task(traced(self._write(batch, previous), batch, self._ledger_no))
                 writing.add_done_callback(lambda _: self._wake.set())
                 self._in_flight.append(writing)
                 self._last = batch
@@ -151,7 +153,7 @@ class LedgerWriter:
             self._fill(batch)
             self._in_flight = [writing for writing in self._in_flight if not writing.done()]
             if batch.jobs and (self._foreseen or not self._in_flight):
-                await self._decider.decide_ahead(batch)
+                await within(batch.root, self._decider.decide_ahead(batch))
             if self._may_go(batch):
                 return batch
             await self._wake.wait()

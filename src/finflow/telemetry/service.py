@@ -1,0 +1,68 @@
+"""Tracing of one process: switched on where an endpoint is named, and off again within a bound.
+
+with tracing_on(os.environ, ratio=0.01, slow_ms=200, release="2026.11.2"):
+    ...
+"""
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+
+from finflow import __version__
+from finflow.telemetry import tracing
+from finflow.telemetry.export import Exporter, OnCount
+from finflow.telemetry.settings import OtlpSettings, resource_attributes
+
+MAX_TRACES_PER_S: Final = 100.0
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """What is kept: a share of the traces that nobody upstream decided on, every failed one, every slow one.
+
+    `per_s` bounds each of the two ways of being kept, in traces a second and process.
+    """
+
+    ratio: float = 0.01
+    slow_ms: float = 200.0
+    per_s: float = MAX_TRACES_PER_S
+
+
+@contextmanager
+def tracing_on(
+    environ: Mapping[str, str],
+    sampling: Sampling,
+    release: str,
+    on_export: OnCount = lambda what, count: None,
+    on_drop: OnCount = lambda reason, count: None,
+) -> Iterator[Exporter | None]:
+    """This process's traces on their way to the endpoint of OTEL_EXPORTER_OTLP_ENDPOINT, for this block.
+
+    Without one nothing is loaded and None is yielded. The end of the block waits a bounded time for what is
+    queued. Raises setting_malformed, and extra_missing where finflow[otlp] is not installed.
+    """
+    settings = OtlpSettings.from_environment(environ)
+    if settings.endpoint is None:
+        yield None
+        return
+    host = socket.gethostname()
+    resource = resource_attributes(environ, __version__, release, host, f"{host}:{os.getpid()}")
+    exporter = Exporter(settings, resource, on_export, on_drop)
+    exporter.start()
+    before = tracing.install(
+        tracing.Tracer(
+            exporter.offer,
+            ratio=sampling.ratio,
+            slow_ms=sampling.slow_ms,
+            per_s=sampling.per_s,
+            on_drop=exporter.drop,
+        )
+    )
+    try:
+        yield exporter
+    finally:
+        tracing.install(before)
+        exporter.close()
