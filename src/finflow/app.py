@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from finflow.ledger.service import LedgerService
+    from finflow.telemetry.exposition import Exposition
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -85,6 +86,13 @@ def _level(text: str) -> str:
     return text.lower()
 
 
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host:
+        raise ValueError("it does not look like HOST:PORT")
+    return host.strip("[]"), _port(port)
+
+
 def _target(text: str) -> str:
     if not all(part.isidentifier() for part in text.replace(":", ".", 1).split(".")) or ":" not in text:
         raise ValueError("it does not look like package.module:name")
@@ -116,6 +124,18 @@ SETTINGS: Final = (
     Setting("workers", "How many API worker processes run.", lambda: os.cpu_count() or 1, _count),
     Setting("log_level", "The least severe log lines that are written.", lambda: "info", _level),
     Setting("target", "The ASGI application that the workers serve.", _default_target, _target),
+    Setting(
+        "metrics_folder",
+        "Where the workers' counters lie while they run; by default in memory.",
+        _nothing,
+        _path,
+    ),
+    Setting(
+        "metrics_address",
+        "HOST:PORT at which `finflow up` answers /metrics too; by default none.",
+        _nothing,
+        _address,
+    ),
     Setting("release", "Which release runs here: on metrics, traces and logs.", _default_release, _release),
     Setting("trace_ratio", "The share of requests whose traces are kept, from 0 to 1.", lambda: 0.01, _share),
     Setting(
@@ -136,6 +156,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     log_level: str
     target: str
+    metrics_folder: Path | None
+    metrics_address: tuple[str, int] | None
     release: str
     trace_ratio: float
     trace_slow_ms: int
@@ -186,6 +208,8 @@ def _parsed(setting: Setting, text: str, where: str) -> Any:
 
 
 def _shown(value: object) -> str | None:
+    if isinstance(value, tuple):
+        return ":".join(map(str, value))
     return None if value is None else redact(str(value))
 
 
@@ -199,7 +223,15 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
         port=config.port,
         database_url=config.database_url,
         target=config.target,
-        environment={"FINFLOW_DATA": str(config.data), "FINFLOW_LOG_LEVEL": config.log_level},
+        environment={
+            "FINFLOW_DATA": str(config.data),
+            "FINFLOW_LOG_LEVEL": config.log_level,
+            "FINFLOW_RELEASE": config.release,
+            "FINFLOW_METRICS_FOLDER": str(metrics_folder(config)),
+        },
+        metrics_folder=metrics_folder(config),
+        metrics_address=config.metrics_address,
+        release=config.release,
     )
     return service.running(msgspec.structs.replace(settings, **overrides))
 
@@ -212,6 +244,27 @@ async def traced(config: Config) -> AsyncIterator[None]:
     sampling = Sampling(config.trace_ratio, config.trace_slow_ms)
     with tracing_on(os.environ, sampling, config.release):
         yield
+
+
+def metrics_folder(config: Config) -> Path:
+    """Where the processes of this configuration find each other's counters."""
+    from finflow.telemetry.folder import folder_for
+
+    return folder_for(config.data, config.metrics_folder)
+
+
+def measuring(config: Config) -> "Exposition":
+    """Begins to count where others can read it; answers what /metrics shows: this process and the others."""
+    from finflow import __version__
+    from finflow.telemetry import folder, vitals
+    from finflow.telemetry.collecting import Collector
+    from finflow.telemetry.exposition import Exposition
+    from finflow.telemetry.instruments import REGISTRY
+
+    place = metrics_folder(config)
+    vitals.describe(__version__, config.release, "api")
+    shared = folder.attach(REGISTRY, place, config.release)
+    return Exposition(Collector(place if shared else None, REGISTRY))
 
 
 class Services:
@@ -238,15 +291,18 @@ async def services(config: Config) -> AsyncIterator[Services]:
 
     Raises setting_malformed without a database URL, and database_unreachable.
     """
+    from finflow.db.measured import sample
     from finflow.db.pool import open_pool  # here, because asking for the configuration must stay fast
     from finflow.ledger.service import LedgerService
+    from finflow.telemetry.vitals import watched
 
     if config.database_url is None:
         raise FinFlowError("setting_malformed", "FINFLOW_DATABASE_URL is not set.", "FINFLOW_DATABASE_URL")
     pool = await open_pool(config.database_url, application_name="finflow api")
     try:
         ledger = LedgerService(pool)
-        yield Services(pool, ledger)
+        async with watched(ledger.sample, sample):
+            yield Services(pool, ledger)
         await ledger.close()
     finally:
         await pool.close()

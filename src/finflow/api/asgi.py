@@ -17,10 +17,12 @@ from finflow.api import accounts, batches, docs_page, health, ledgers, openapi, 
 from finflow.api.decoding import BATCH_BODY_LIMIT
 from finflow.api.direct import table
 from finflow.api.envelope import DEADLINE_S, Envelope
+from finflow.api.measured import Measured
 from finflow.api.problems import on_error
 from finflow.api.state import Services
 from finflow.api.traced import Traced
 from finflow.ledger.service import LedgerService
+from finflow.telemetry.exposition import Exposition
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,9 @@ HANDLERS: Final = (
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
 
-def build(open_services: OpenServices, deadline_s: float = DEADLINE_S) -> Envelope:
+def build(
+    open_services: OpenServices, deadline_s: float = DEADLINE_S, exposition: Exposition | None = None
+) -> Measured:
     """The ASGI application over these services, which are opened at start-up and closed at shutdown."""
     app = Litestar(
         list(HANDLERS),
@@ -76,7 +80,7 @@ def build(open_services: OpenServices, deadline_s: float = DEADLINE_S) -> Envelo
         state=State({"handlers": HANDLERS}),
         request_max_body_size=BATCH_BODY_LIMIT,
     )
-    return Envelope(app, deadline_s, table(app, HANDLERS))
+    return Measured(Envelope(app, deadline_s, table(app, HANDLERS)), HANDLERS, exposition)
 
 
 def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
@@ -106,7 +110,7 @@ async def _sweep(ledger: LedgerService) -> None:
 
 def from_environment() -> Any:
     """The application that the FINFLOW_* variables describe. Raises setting_malformed."""
-    from finflow.app import Config, services, traced
+    from finflow.app import Config, measuring, services, traced
     from finflow.telemetry import levels, logs
 
     config = Config.load()
@@ -119,7 +123,7 @@ def from_environment() -> Any:
             _rest_the_collector()
             yield found
 
-    return Traced(build(opened), config.release, config.access_log_ratio)
+    return Traced(build(opened, exposition=measuring(config)), config.release, config.access_log_ratio)
 
 
 def _rest_the_collector() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from finflow.api.answers import Answer, created
 from finflow.api.decoding import HttpRequest
 from finflow.api.identity import caller_of
+from finflow.api.measured import name_tenant
 from finflow.api.problems import problem, request_id_of
 from finflow.api.state import ledger_of
 from finflow.kernel.errors import FinFlowError
@@ -14,6 +15,7 @@ from finflow.ledger.commands import Command, Request, TransactionCommand
 
 async def submit(request: HttpRequest, ledger_id: str, key: str, command: Command) -> Record:
     """Decide one command and make it durable."""
+    await name_tenant(request, ledger_id)
     [record] = await ledger_of(request).submit(ledger_id, [Request(key, command, caller_of(request))])
     return record
 

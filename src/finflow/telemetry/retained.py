@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 RELEASES_KEPT: Final = 8
 SERIES_KEPT: Final = 10_000
-_FILE: Final = "retained.msgpack"
+FILE: Final = "retained.msgpack"
 _LOCK: Final = "fold.lock"
 _ENTRIES: Final = msgspec.msgpack.Decoder(Entry)
 
@@ -82,7 +82,7 @@ class Counted:
 def read(folder: Path) -> Retained:
     """What is kept; nothing where there is nothing, or where it cannot be read."""
     try:
-        return msgspec.msgpack.decode((folder / _FILE).read_bytes(), type=Retained)
+        return msgspec.msgpack.decode((folder / FILE).read_bytes(), type=Retained)
     except FileNotFoundError:
         return Retained()
     except msgspec.MsgspecError as error:
@@ -93,7 +93,7 @@ def read(folder: Path) -> Retained:
 def stamp(folder: Path) -> tuple[int, int, int]:
     """Changes whenever the file is replaced."""
     try:
-        status = (folder / _FILE).stat()
+        status = (folder / FILE).stat()
     except FileNotFoundError:
         return (0, 0, 0)
     return (status.st_ino, status.st_mtime_ns, status.st_size)
@@ -132,9 +132,9 @@ def fold(folder: Path, dead: Sequence[Path]) -> None:
 
 
 def _write(folder: Path, kept: Retained) -> None:
-    fresh = folder / f"{_FILE}.new"
+    fresh = folder / f"{FILE}.new"
     fresh.write_bytes(msgspec.msgpack.encode(kept))
-    fresh.replace(folder / _FILE)
+    fresh.replace(folder / FILE)
 
 
 def _add(kept: Retained, path: Path) -> None:
