@@ -15,6 +15,11 @@ from finflow.telemetry.redaction import redact
 
 Protocol = Literal["grpc", "http/protobuf"]
 
+TIMEOUT_S: Final = 5.0
+MAX_QUEUED: Final = 8_192
+MAX_BATCH: Final = 256
+EVERY_S: Final = 1.0
+
 _PROTOCOLS: Final[tuple[Protocol, ...]] = ("grpc", "http/protobuf")
 _TRACES_PATH: Final = "/v1/traces"
 _TRUE: Final = "true"
@@ -37,10 +42,10 @@ class OtlpSettings(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str | None = None
     protocol: Protocol = "http/protobuf"
     headers: dict[str, str] = {}
-    timeout_s: float = 5.0
-    max_queued: int = 8_192
-    max_batch: int = 256
-    every_s: float = 1.0
+    timeout_s: float = TIMEOUT_S
+    max_queued: int = MAX_QUEUED
+    max_batch: int = MAX_BATCH
+    every_s: float = EVERY_S
     close_within_s: float = 2.0
 
     @classmethod
@@ -51,10 +56,10 @@ class OtlpSettings(msgspec.Struct, frozen=True, kw_only=True):
             endpoint=_endpoint(environ, protocol),
             protocol=protocol,
             headers=_pairs(environ, _name(environ, "HEADERS")),
-            timeout_s=_seconds(environ, _name(environ, "TIMEOUT"), cls.timeout_s, scale=1e-3),
-            max_queued=_count(environ, "OTEL_BSP_MAX_QUEUE_SIZE", cls.max_queued),
-            max_batch=_count(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", cls.max_batch),
-            every_s=_seconds(environ, "OTEL_BSP_SCHEDULE_DELAY", cls.every_s, scale=1e-3),
+            timeout_s=_seconds(environ, _name(environ, "TIMEOUT"), TIMEOUT_S, scale=1e-3),
+            max_queued=_count(environ, "OTEL_BSP_MAX_QUEUE_SIZE", MAX_QUEUED),
+            max_batch=_count(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", MAX_BATCH),
+            every_s=_seconds(environ, "OTEL_BSP_SCHEDULE_DELAY", EVERY_S, scale=1e-3),
         )
 
 

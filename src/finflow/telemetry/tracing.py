@@ -9,6 +9,7 @@ beginning: a clock that steps makes no span negative. The current span is a cont
 follows tasks; a task that outlives its maker begins with `detached`.
 """
 
+import logging
 import random
 import sys
 import time
@@ -236,7 +237,11 @@ class Tracer:
         trace.scope = None
         for other in trace.linked:
             self.keep(other, "linked")
-        self._sink(root)
+        try:
+            self._sink(root)
+        except Exception:
+            # Whatever is wrong with a sink, the request that brought the trace is answered all the same.
+            log.exception("a trace was lost")
 
     def finish(self, root: Span, error: str | None = None) -> None:
         """End a trace and keep it where that is due."""
@@ -247,6 +252,8 @@ class Tracer:
         elif not root.trace.shared:
             root.trace.forget()
 
+
+log = logging.getLogger(__name__)
 
 _current: ContextVar[Span | None] = ContextVar("finflow_span", default=None)
 _tracer: Tracer = Tracer()
