@@ -16,6 +16,7 @@ from finflow.api.decoding import (
 )
 from finflow.api.idempotency import given_key, member_key
 from finflow.api.identity import caller_of
+from finflow.api.measured import name_tenant
 from finflow.api.schemas import MAX_BATCH, BatchMember, BatchQuery, BatchResult, MemberResult, NewBatch
 from finflow.api.state import ledger_of
 from finflow.kernel import ids
@@ -51,6 +52,7 @@ async def post_batch(request: HttpRequest) -> Answer:
     if len(batch.transactions) > MAX_BATCH:
         raise FinFlowError("batch_too_large", param="transactions")
     requests = _requests(request, batch.transactions, header)
+    await name_tenant(request, batch.ledger_id)
     records = await ledger_of(request).submit(batch.ledger_id, requests, batch.atomic)
     return ok(_result(batch.ledger_id, records))
 

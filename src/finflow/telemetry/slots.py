@@ -170,8 +170,8 @@ class BlockReader:
             size, checksum = _RECORD.unpack_from(self._memory, base + self._read_to)
             start = self._read_to + _RECORD.size
             body = self._memory[base + start : base + start + size]
-            # The length was seen before the bytes: the next reading will find them.
-            if start + size > length or zlib.crc32(body) != checksum:
+            # The length was seen before the bytes: the next reading will find them. None is empty.
+            if size == 0 or start + size > length or zlib.crc32(body) != checksum:
                 return
             self._read_to = start + size
             yield body
