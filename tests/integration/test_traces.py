@@ -1,8 +1,13 @@
-"""What a receiver of OTLP gets of a running FinFlow: every attribute, parents, links, what is kept and why."""
+"""What a receiver of OTLP gets of a running FinFlow: attributes, parents, links, what is kept and why."""
 
 import asyncio
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import asyncpg
@@ -11,13 +16,18 @@ import pytest
 
 from finflow.api.asgi import build
 from finflow.api.traced import Traced
-from finflow.app import Config, services
+from finflow.app import Config, running, services
+from finflow.client.model import NewAccount
+from finflow.client.service import Client
 from finflow.db.migrations import migrate
 from finflow.ledger.writer import LedgerWriter
+from finflow.telemetry.export import Exporter
 from finflow.telemetry.service import Sampling, tracing_on
-from tests.oracles import otlp
-from tests.oracles.http import Bank, client_of, lifespan, line
-from tests.oracles.otlp import Receiver, Seen
+from finflow.telemetry.settings import OtlpSettings
+from finflow.telemetry.tracing import Tracer, install
+from oracles import otlp
+from oracles.http import Bank, client_of, lifespan, line
+from oracles.otlp import Receiver, Seen
 
 KINDS = {"http/protobuf": otlp.over_http, "grpc": otlp.over_grpc}
 ALL, NONE = Sampling(ratio=1.0, slow_ms=1e9, per_s=1e6), Sampling(ratio=0.0, slow_ms=1e9, per_s=1e6)
@@ -256,3 +266,129 @@ async def test_migrations_and_sweeps_are_traces_of_their_own(database_url_empty:
     texts = [span.attributes["db.query.text"] for span in receiver.spans if span.kind == "client"]
     assert any("create table" in text.lower() for text in texts)
     assert not any("'" in text for text in texts)
+
+
+async def test_the_client_begins_a_trace_that_a_worker_and_its_group_commit_continue(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with otlp.over_grpc() as receiver, tracing(receiver, ALL, "grpc"):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        monkeypatch.setenv("OTEL_SERVICE_NAME", "finflow-worker")
+        # The workers' own dice never sample: that they keep the trace is the client's wish.
+        monkeypatch.setenv("FINFLOW_TRACE_RATIO", "0")
+        monkeypatch.setenv("FINFLOW_TRACE_SLOW_MS", "3600000")
+        flags = {"database_url": database_url, "data": str(tmp_path / "data"), "workers": 1}
+        async with running(Config.load(flags, {})) as stack, Client(stack.url) as client:
+            tenant = await client.create_tenant("T")
+            ledger = await client.create_ledger(tenant.tenant_id, "L")
+            await client.open_account(NewAccount(ledger.ledger_id, "SGD", "asset"))
+            [server] = await receiver.wait_for("POST /v1/accounts")
+            [commit] = await receiver.wait_for("ledger.group_commit")
+            calls = {span.span_id: span for span in await receiver.wait_for("POST", 3)}
+            url = stack.url
+    call = calls[server.parent_id]
+    assert (call.kind, call.trace_id, call.resource["service.name"]) == ("client", server.trace_id, "finflow")
+    assert server.resource["service.name"] == "finflow-worker"
+    assert call.attributes == {
+        "http.request.method": "POST",
+        "http.response.status_code": 201,
+        "url.full": f"{url}/v1/accounts",
+        "server.address": "127.0.0.1",
+        "server.port": stack.fleet.port if stack.fleet else 0,
+        "finflow.sampled.reason": "head",
+    }
+    [submit] = [span for span in spans_of(receiver, call.trace_id) if span.name == "ledger.submit"]
+    assert submit.parent_id == server.span_id
+    assert submit.links == [(commit.trace_id, commit.span_id)]
+    assert commit.links == [(submit.trace_id, submit.span_id)]
+
+
+async def test_a_black_hole_slows_and_fails_nothing(database_url: str) -> None:
+    # The settings make of the real minute a second and a half: each export hangs for 0.3 s, the queue holds
+    # 60 spans, and the end waits for at most its bound.
+    with otlp.over_http() as receiver:
+        receiver.hung = threading.Event()
+        settings = OtlpSettings(
+            endpoint=receiver.url + "/v1/traces", timeout_s=0.3, max_queued=60, max_batch=20, every_s=0.05,
+            close_within_s=0.5,
+        )  # fmt: skip
+        exporter = Exporter(settings, {"service.name": "x"})
+        exporter.start()
+        before = install(Tracer(exporter.offer, ratio=1.0, per_s=1e9, on_drop=exporter.drop))
+        most, answered = 0, 0
+        try:
+            async with traced_bank(database_url) as bank:
+                a, b = [await bank.open() for _ in range(2)]
+                until = monotonic() + 1.5
+                while monotonic() < until or answered < 200:
+                    answers = await asyncio.gather(*(post(bank, f"h{answered + n}", a, b) for n in range(20)))
+                    assert {answer.status_code for answer in answers} == {201}
+                    answered += len(answers)
+                    most = max(most, exporter.queued)
+        finally:
+            install(before)
+            left = monotonic()
+            all_sent = exporter.close()
+            closing_s = monotonic() - left
+    assert most <= 60
+    assert exporter.exported == 0
+    assert not all_sent
+    # Every request had two spans at least, and what was neither exported nor waits was counted.
+    assert exporter.dropped["queue_full"] > 0
+    assert sum(exporter.dropped.values()) + exporter.queued + 20 >= 2 * answered
+    assert closing_s < 10 * settings.close_within_s
+
+
+async def test_a_receiver_that_fails_and_comes_back_is_used_again(database_url: str) -> None:
+    with otlp.over_http() as receiver:
+        receiver.broken = True
+        with tracing(receiver, ALL, OTEL_EXPORTER_OTLP_TIMEOUT="300"):
+            async with traced_bank(database_url) as bank:
+                await bank.open()
+                while receiver.requests < 2:
+                    await asyncio.sleep(0.02)
+                receiver.broken = False
+                # What was in the batch that failed is lost, and counted; what comes after arrives.
+                await asyncio.sleep(0.4)
+                await bank.client.get(f"/v1/ledgers/{bank.ledger_id}")
+                [seen, *_] = await receiver.wait_for("GET /v1/ledgers/{ledger_id}")
+    assert not seen.failed
+
+
+def test_a_process_ends_in_time_though_its_receiver_never_answers() -> None:
+    """The whole interpreter, because what hangs at its exit is what nobody joins."""
+    script = """
+import socket, sys, time
+from finflow.telemetry import tracing
+from finflow.telemetry.service import Sampling, tracing_on
+hole = socket.create_server(("127.0.0.1", 0), backlog=8)
+environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{hole.getsockname()[1]}",
+           "OTEL_EXPORTER_OTLP_PROTOCOL": sys.argv[1], "OTEL_EXPORTER_OTLP_TIMEOUT": "3600000",
+           "OTEL_BSP_SCHEDULE_DELAY": "10"}
+with tracing_on(environ, Sampling(1.0), "r") as exporter:
+    with tracing.root("step"):
+        pass
+    while exporter.queued:
+        time.sleep(0.01)
+print("ended")
+"""
+    for protocol in KINDS:
+        done = subprocess.run(
+            [sys.executable, "-c", script, protocol], capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
+
+
+def test_nothing_of_opentelemetry_is_loaded_where_traces_are_off() -> None:
+    script = """
+import sys
+from finflow.telemetry.service import Sampling, tracing_on
+import finflow.api.asgi
+with tracing_on({}, Sampling(), "r") as exporter:
+    assert exporter is None
+    heavy = ("opentelemetry", "google.protobuf", "grpc", "requests")
+    print([name for name in sys.modules if name.startswith(heavy)])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
