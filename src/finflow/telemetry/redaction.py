@@ -17,7 +17,7 @@ _MAX_ITEMS: Final = 100
 
 # scheme://user:password@host — the password may hold anything but white space, and the last @ ends it.
 _USERINFO: Final = re.compile(
-    r"(?P<head>[a-zA-Z][a-zA-Z0-9+.\-]{0,30}://[^\s:/@?#]*):(?P<secret>[^\s]*?)@(?=[^\s@]*(?:\s|$))"
+    r"(?P<head>[a-zA-Z][a-zA-Z0-9+.\-]{0,30}://[^\s:/@?#]*):(?P<secret>[^\s]{0,1024}?)@(?=[^\s@]*(?:\s|$))"
 )
 # ...?password=secret&... — libpq takes the password as a parameter too.
 _PARAMETER: Final = re.compile(r"(?P<head>[?&](?:password|passfile|sslpassword)=)[^\s&#]*", re.IGNORECASE)
@@ -32,9 +32,9 @@ def redact(text: str) -> str:
 # --- log lines -----------------------------------------------------------------------------------------
 
 _HIDDEN_NAMES: Final = (
-    r"pass(?:word|wd|phrase|code|file)?|pwd|(?:client_?|shared_?)?secret|(?:secret|api|access|private|signing|"
-    r"encryption|master)_?key|key_?material|credentials?|authorization|(?:client_?)?assertion|"
-    r"(?:access|refresh|id|bearer|session|auth|csrf)?_?token|(?:set-)?cookie|session_?id|signature|otp|pin|"
+    r"pass(?:word|wd|phrase|code|file)?|pwd|(?:client[_\-]?|shared[_\-]?)?secret|(?:secret|api|access|private|signing|"
+    r"encryption|master)[_\-]?key|key[_\-]?material|credentials?|authorization|(?:client[_\-]?)?assertion|"
+    r"(?:access|refresh|id|bearer|session|auth|csrf)?[_\-]?token|(?:set-)?cookie|session[_\-]?id|signature|otp|pin|"
     r"cvv|cvc"
 )
 _PERSONAL_NAMES: Final = (
@@ -78,9 +78,12 @@ _PHONE: Final = re.compile(
     r"(?<![\w+.])(?:\+\d{1,3}[ .\-]?(?:\(\d{1,4}\)[ .\-]?)?\d(?:[ .\-]?\d){5,12}"
     r"|\(\d{2,4}\) ?\d{3,4}[ \-]\d{3,4}|\d{3}-\d{3}-\d{4})(?![\w]|[.\-]\d)"
 )
-# What a card's issuer is known by: no timestamp in seconds, milliseconds or microseconds begins so.
-_CARD_HEADS: Final = re.compile(r"4|5[0-8]|6[0-9]|2[2-7]|3[0-9]")
-_CARD_LENGTHS: Final = range(13, 20)
+# Networks and the lengths of their numbers: most digits in a row that pass the check by chance are neither.
+_CARD: Final = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|(?:5[06-8]|6\d)\d{11,17}|2[2-7]\d{14}|3[47]\d{13}"
+    r"|3[0689]\d{12}(?:\d{2,5})?|35\d{14,17}"
+)
+_FEWEST_DIGITS: Final = 13
 
 
 def scrub(text: str) -> str:
@@ -103,7 +106,7 @@ def scrub_field(name: str, value: Any, depth: int = 0) -> Any:
     if _PRIVATE_FIELD.fullmatch(name):
         return dict.fromkeys(map(str, value), MASK) if isinstance(value, Mapping) else MASK
     if isinstance(value, int | float):
-        return value if len(str(value)) < _CARD_LENGTHS[0] or scrub(str(value)) == str(value) else MASK
+        return value if len(str(value)) < _FEWEST_DIGITS or scrub(str(value)) == str(value) else MASK
     if isinstance(value, str):
         return scrub(value)
     if depth >= _MAX_DEPTH:
@@ -132,8 +135,7 @@ def iban(text: str) -> bool:
 
 def _mask_card(found: re.Match[str]) -> str:
     digits = re.sub(r"[ \-]", "", found[0])
-    card = len(digits) in _CARD_LENGTHS and _CARD_HEADS.match(digits) and luhn(digits)
-    return MASK if card else found[0]
+    return MASK if _CARD.fullmatch(digits) and luhn(digits) else found[0]
 
 
 def _mask_iban(found: re.Match[str]) -> str:
