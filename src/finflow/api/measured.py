@@ -60,12 +60,16 @@ class Measured:
         if scope["path"] == _PATH and _is_local(scope):
             await self._metrics(scope, receive, send)
             return
-        status = 0
+        status, counted = 0, False
 
         def watched(message: Any) -> Any:
-            nonlocal status
+            nonlocal status, counted
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif not message.get("more_body") and not counted:
+                # Before it is sent: whoever has an answer was counted, even if we are killed now.
+                counted = True
+                self._count(scope, status, perf_counter() - began_s)
             return send(message)
 
         instruments.active_requests.inc()
@@ -73,10 +77,12 @@ class Measured:
         try:
             await self._app(scope, receive, watched)
         finally:
-            self._count(scope, status, perf_counter() - began_s)
+            instruments.active_requests.add(-1)
+            if not counted:
+                self._count(scope, status, perf_counter() - began_s)
 
     def _count(self, scope: Any, status: int, duration_s: float) -> None:
-        instruments.active_requests.add(-1)
+        """One request more; `status` is 0 where there was no answer."""
         route = self._routes.get((scope["method"], scope["path"])) or self._route(scope)
         route.duration.observe(duration_s)
         route.classes[status // 100 if 100 <= status < 600 else 0].inc()

@@ -45,7 +45,7 @@ def ask(
     from finflow.kernel.errors import FinFlowError
 
     try:
-        answer = asyncio.run(_asked(_running_url(where), question))
+        answer = asyncio.run(_asked(running_url(where), question))
     except FinFlowError as error:
         raise FinFlowError(error.kind.code, _words(error), error.param) from error
     if where["as_json"]:
@@ -62,7 +62,7 @@ def _id(answer: Any) -> str:
     return str(getattr(answer, answer.__struct_fields__[0]))
 
 
-def _running_url(where: dict[str, Any]) -> str:
+def running_url(where: dict[str, Any]) -> str:
     """The URL that was named, or that of the FinFlow which runs on the data folder."""
     if where["url"]:
         return str(where["url"])

@@ -32,7 +32,7 @@ _ROUTE: Final = ("http_request_method", "http_route")
 
 REQUEST_DURATION: Final = REGISTRY.histogram(
     "http_server_request_duration_seconds",
-    "Time from the first look at a request to the end of its answer.",
+    "Time from the first look at a request to its whole answer, before that is sent.",
     REQUEST_EDGES_S, _ROUTE, unit="seconds", released=True, exemplars=True,
 )  # fmt: skip
 REQUESTS: Final = REGISTRY.counter(
