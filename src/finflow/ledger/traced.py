@@ -23,8 +23,13 @@ _failures: Final = Thrifty()
 
 
 def submitted() -> Span | None:
-    """The span of a job that enters the queue; the batch that answers it ends it."""
-    return tracing.start("ledger.submit")
+    """The span of a job that enters the queue; the batch that answers it ends it.
+
+    Where nothing is recorded, the caller's: it still says whose job it is.
+    """
+    caller = tracing.current()
+    recording = caller is not None and caller.trace.recording
+    return tracing.start("ledger.submit") if recording else caller
 
 
 def shared_root() -> Span:
@@ -37,6 +42,9 @@ async def traced(writing: Coroutine[Any, Any, None], batch: "Batch", ledger_no: 
     root = batch.root
     # The batch was gathered while the one before was written; its own time begins with its first work.
     root.started_ns = min([tracing.now_ns(), *(span.started_ns for span in root.trace.spans[:1])])
+    # A ledger has one tenant, so whoever came first says whose lines and spans these are.
+    if batch.jobs and (first := batch.jobs[0].span) is not None:
+        root.trace.tenant = first.trace.whose
     token = tracing.enter(root)
     began_ns = tracing.now_ns()
     try:
@@ -57,7 +65,6 @@ def _join(root: Span, batch: "Batch", ledger_no: int, began_ns: int, error: str 
     for job in batch.jobs:
         if (span := job.span) is None:
             continue
-        root.trace.tenant = root.trace.tenant or span.trace.whose
         waited_ns.append(max(0, began_ns - span.started_ns))
         span.attributes["finflow.queue_wait_ms"] = waited_ns[-1] / _MS
         span.attributes["finflow.commands"] = len(job.requests)
