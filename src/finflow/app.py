@@ -239,10 +239,14 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
 @asynccontextmanager
 async def traced(config: Config) -> AsyncIterator[None]:
     """Background work of this process in traces, where OTEL_EXPORTER_OTLP_ENDPOINT says where they go."""
+    from finflow.telemetry import instruments
     from finflow.telemetry.service import Sampling, tracing_on
 
+    def count(outcome: str, spans: int) -> None:
+        instruments.SPAN[outcome].add(spans)
+
     sampling = Sampling(config.trace_ratio, config.trace_slow_ms)
-    with tracing_on(os.environ, sampling, config.release):
+    with tracing_on(os.environ, sampling, config.release, count):
         yield
 
 

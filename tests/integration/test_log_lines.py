@@ -10,7 +10,6 @@ import asyncpg
 import pytest
 
 from finflow.api.asgi import build
-from finflow.api.traced import Traced
 from finflow.app import Config, services
 from finflow.ledger import writer
 from finflow.ledger.writer import LedgerWriter
@@ -40,7 +39,7 @@ async def test_a_failed_write_transaction_is_one_line_with_its_code_and_nothing_
 ) -> None:
     monkeypatch.setattr(writer, "RETRY_FOR_S", 0.0)
     config = Config.load({"database_url": database_url}, {})
-    app = Traced(build(lambda: services(config)), "2026.11")
+    app = build(lambda: services(config))
     async with lifespan(app), client_of(app) as client:
         bank = await Bank(client).found()
         tenant = (await client.get(f"/v1/ledgers/{bank.ledger_id}")).json()["tenant_id"]
@@ -78,7 +77,7 @@ async def test_access_lines_are_asked_for_and_name_the_request(
 ) -> None:
     config = Config.load({"database_url": database_url}, {})
     for ratio, expected in ((0.0, 0), (1.0, 2)):
-        app = Traced(build(lambda: services(config)), "r", ratio)
+        app = build(lambda: services(config), access_ratio=ratio)
         async with lifespan(app), client_of(app) as client:
             headers = {"X-Request-Id": f"seen-{ratio}"}
             await client.get("/v1/tenants?limit=5", headers=headers)

@@ -15,7 +15,6 @@ import httpx
 import pytest
 
 from finflow.api.asgi import build
-from finflow.api.traced import Traced
 from finflow.app import Config, running, services
 from finflow.client.model import NewAccount
 from finflow.client.service import Client
@@ -54,7 +53,7 @@ def tracing(
 @asynccontextmanager
 async def traced_bank(database_url: str) -> AsyncIterator[Bank]:
     config = Config.load({"database_url": database_url}, {})
-    app = Traced(build(lambda: services(config)), "2026.11-test")
+    app = build(lambda: services(config), release="2026.11-test")
     async with lifespan(app), client_of(app) as client:
         yield await Bank(client).found()
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from litestar import Litestar
 from litestar.datastructures import State
 
+from finflow import __version__
 from finflow.api import accounts, batches, docs_page, health, ledgers, openapi, state, transactions
 from finflow.api.decoding import BATCH_BODY_LIMIT
 from finflow.api.direct import table
@@ -68,7 +69,11 @@ OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
 
 def build(
-    open_services: OpenServices, deadline_s: float = DEADLINE_S, exposition: Exposition | None = None
+    open_services: OpenServices,
+    deadline_s: float = DEADLINE_S,
+    exposition: Exposition | None = None,
+    release: str = __version__,
+    access_ratio: float = 0.0,
 ) -> Measured:
     """The ASGI application over these services, which are opened at start-up and closed at shutdown."""
     app = Litestar(
@@ -80,7 +85,8 @@ def build(
         state=State({"handlers": HANDLERS}),
         request_max_body_size=BATCH_BODY_LIMIT,
     )
-    return Measured(Envelope(app, deadline_s, table(app, HANDLERS)), HANDLERS, exposition)
+    enveloped = Envelope(app, deadline_s, table(app, HANDLERS))
+    return Measured(Traced(enveloped, release, access_ratio), HANDLERS, exposition)
 
 
 def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
@@ -108,7 +114,7 @@ async def _sweep(ledger: LedgerService) -> None:
         await asyncio.sleep(SWEEP_AGAIN_S)
 
 
-def from_environment() -> Any:
+def from_environment() -> Measured:
     """The application that the FINFLOW_* variables describe. Raises setting_malformed."""
     from finflow.app import Config, measuring, services, traced
     from finflow.telemetry import levels, logs
@@ -123,7 +129,12 @@ def from_environment() -> Any:
             _rest_the_collector()
             yield found
 
-    return Traced(build(opened, exposition=measuring(config)), config.release, config.access_log_ratio)
+    return build(
+        opened,
+        exposition=measuring(config),
+        release=config.release,
+        access_ratio=config.access_log_ratio,
+    )
 
 
 def _rest_the_collector() -> None:

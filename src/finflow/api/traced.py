@@ -68,11 +68,7 @@ class Traced:
         root.name = _name(root.attributes)
         # Both are read from the scope while it is there.
         trace.request_id, trace.tenant = trace.request, trace.whose
-        state = trace.scope.setdefault("state", {})
         tracer.keep(root, reason)
-        if trace.kept is not None:
-            # For the exemplar of this request's duration: a trace that can be looked up.
-            state["kept_trace"] = (trace.trace_id.to_bytes(16), root.span_id.to_bytes(8))
 
     def _log(self, root: Span, status: int) -> None:
         chosen = self._access_ratio >= 1 or random.random() < self._access_ratio  # noqa: S311 - a sample

@@ -36,21 +36,19 @@ class Exporter:
 
     `exported` and `dropped` count spans; the reasons are `rate` (more than the tracer may keep a second),
     `queue_full`, `closed` (they came after the end), `failed` (the receiver did not take them) and `unsent`
-    (the end came first). `on_export` and `on_drop` are called with the same; each reason always from the
-    same thread, the last two from the exporter's.
+    (the end came first). `on_count` is told the same, with `exported` for the good ones: that and the last
+    two by the exporter's thread, the others by the one that offers.
     """
 
     def __init__(
         self,
         settings: OtlpSettings,
         resource: Mapping[str, str],
-        on_export: OnCount = lambda what, count: None,
-        on_drop: OnCount = lambda reason, count: None,
+        on_count: OnCount = lambda outcome, count: None,
     ) -> None:
         self._settings = settings
         self._attributes = resource
-        self._on_export = on_export
-        self._on_drop = on_drop
+        self._on_count = on_count
         self._queue: deque[Span] = deque()
         # Written by one thread each, so that their difference needs no lock.
         self._put, self._taken = 0, 0
@@ -97,7 +95,7 @@ class Exporter:
     def drop(self, reason: str, count: int) -> None:
         """Count spans that will not be exported."""
         self.dropped[reason] += count
-        self._on_drop(reason, count)
+        self._on_count(reason, count)
 
     def close(self) -> bool:
         """Send what is queued, but return after `close_within_s` at the latest. Whether all was sent.
@@ -155,7 +153,7 @@ class Exporter:
             sent, reason = False, f"{type(error).__name__}: {error}"
         if sent:
             self.exported += len(batch)
-            self._on_export("spans", len(batch))
+            self._on_count("exported", len(batch))
             return
         self.drop("failed", len(batch))
         self._complain(reason)

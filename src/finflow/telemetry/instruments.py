@@ -121,6 +121,16 @@ POOL_TIMEOUTS: Final = REGISTRY.counter(
     "db_client_connection_timeouts", "Callers that gave up waiting for a connection.", released=True
 )
 
+# --- traces ---
+
+SPAN_OUTCOMES: Final = ("exported", "rate", "queue_full", "closed", "failed", "unsent")
+SPANS: Final = REGISTRY.counter(
+    "finflow_trace_spans",
+    "Spans of kept traces: `exported`, or why not: more than may be kept a second (`rate`), a full queue, "
+    "after the end (`closed`), not taken by the receiver (`failed`), or not in time at the end (`unsent`).",
+    ("outcome",), released=True,
+)  # fmt: skip
+
 # --- the process ---
 
 CPU: Final = REGISTRY.counter(
@@ -172,6 +182,8 @@ COMMAND: Final = bound_each(COMMANDS, COMMAND_OUTCOMES)
 WRITE_FAILURE: Final = bound_each(
     WRITE_FAILURES, ("database_unreachable", "database_full", "outcome_unknown", "ledger_unknown", "internal")
 )
+# Each is written by one thread: the exporter's or the requests'.
+SPAN: Final = bound_each(SPANS, SPAN_OUTCOMES)
 RETRY: Final = bound_each(BATCH_RETRIES, ("void", "key", "database"))
 
 active_requests: Final[Gauge] = ACTIVE_REQUESTS.bind()

@@ -36,8 +36,7 @@ def tracing_on(
     environ: Mapping[str, str],
     sampling: Sampling,
     release: str,
-    on_export: OnCount = lambda what, count: None,
-    on_drop: OnCount = lambda reason, count: None,
+    on_count: OnCount = lambda outcome, count: None,
 ) -> Iterator[Exporter | None]:
     """This process's traces on their way to the endpoint of OTEL_EXPORTER_OTLP_ENDPOINT, for this block.
 
@@ -50,7 +49,7 @@ def tracing_on(
         return
     host = socket.gethostname()
     resource = resource_attributes(environ, __version__, release, host, f"{host}:{os.getpid()}")
-    exporter = Exporter(settings, resource, on_export, on_drop)
+    exporter = Exporter(settings, resource, on_count)
     exporter.start()
     before = tracing.install(
         tracing.Tracer(
