@@ -4,13 +4,10 @@ import asyncio
 import json
 import os
 import signal
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -23,41 +20,9 @@ from finflow.cli import finflow
 from finflow.stack import ports
 from finflow.stack.service import Stack
 from finflow.telemetry.samples import Scrape
+from oracles.scraping import free_port, load_on
 
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
-Json = dict[str, Any]
-
-
-class Load:
-    """Posts transactions, and counts what was sent and what was answered."""
-
-    def __init__(self, client: httpx.AsyncClient, ledger_id: str, accounts: list[str]) -> None:
-        self._client = client
-        self._ledger_id = ledger_id
-        self._accounts = accounts
-        self._keys = count()
-        self.sent = 0
-        self.answered: Counter[int] = Counter()
-
-    async def post(self, amount: str = "1.00") -> None:
-        self.sent += 1
-        directions = zip(self._accounts, ("debit", "credit"), strict=True)
-        body = {
-            "ledger_id": self._ledger_id,
-            "entries": [
-                {"account_id": account, "direction": direction, "amount": amount, "currency": "SGD"}
-                for account, direction in directions
-            ],
-        }
-        headers = {"Idempotency-Key": f"key-{next(self._keys)}"}
-        try:
-            answer = await self._client.post("/v1/transactions", json=body, headers=headers)
-        except httpx.HTTPError:
-            return
-        self.answered[answer.status_code] += 1
-
-    async def many(self, number: int, amount: str = "1.00") -> None:
-        await asyncio.gather(*(self.post(amount) for _ in range(number)))
 
 
 @asynccontextmanager
@@ -68,28 +33,6 @@ async def stack(data: Path) -> AsyncIterator[tuple[Stack, httpx.AsyncClient]]:
         limits = httpx.Limits(max_connections=40, max_keepalive_connections=0)
         async with httpx.AsyncClient(base_url=found.url, limits=limits, timeout=60) as client:
             yield found, client
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def load_on(client: httpx.AsyncClient, name: str = "Bank") -> Load:
-    async def made(path: str, body: Json) -> Json:
-        answer = await client.post(path, json=body)
-        assert answer.status_code == 201, answer.text
-        found: Json = answer.json()
-        return found
-
-    tenant = await made("/v1/tenants", {"name": name})
-    ledger = await made("/v1/ledgers", {"tenant_id": tenant["tenant_id"], "name": name})
-    accounts = [
-        await made("/v1/accounts", {"ledger_id": ledger["ledger_id"], "currency": "SGD", "kind": kind})
-        for kind in ("asset", "liability")
-    ]
-    return Load(client, ledger["ledger_id"], [each["account_id"] for each in accounts])
 
 
 async def scraped(client: httpx.AsyncClient, url: str = "/metrics") -> Scrape:
