@@ -8,12 +8,14 @@ numbers are recognised by their check digits, so that ids and amounts of the sam
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 MASK: Final = "***"
 MAX_TEXT: Final = 16_384
 _MAX_DEPTH: Final = 6
 _MAX_ITEMS: Final = 100
+_MAX_NAME: Final = 200
 
 # scheme://user:password@host — the password may hold anything but white space, and the last @ ends it.
 _USERINFO: Final = re.compile(
@@ -90,9 +92,14 @@ def scrub(text: str) -> str:
     """The text without secrets and personal data that can be known by their form; at most 16 KiB of it."""
     if len(text) > MAX_TEXT:
         text = text[:MAX_TEXT] + " [cut]"
-    text = redact(text)
-    for pattern, replacement in _BY_FORM:
-        text = pattern.sub(replacement, text)
+    if "://" in text or "?" in text:
+        text = redact(text)
+    lower = text.lower()
+    if not _ANY_SIGN.search(lower):
+        return text
+    for pattern, replacement, signs in _BY_FORM:
+        if signs.search(lower):
+            text = pattern.sub(replacement, text)
     return text
 
 
@@ -103,7 +110,7 @@ def scrub_field(name: str, value: Any, depth: int = 0) -> Any:
     """
     if value is None or isinstance(value, bool):
         return value
-    if _PRIVATE_FIELD.fullmatch(name):
+    if _private(name):
         return dict.fromkeys(map(str, value), MASK) if isinstance(value, Mapping) else MASK
     if isinstance(value, int | float):
         return value if len(str(value)) < _FEWEST_DIGITS or scrub(str(value)) == str(value) else MASK
@@ -119,6 +126,12 @@ def scrub_field(name: str, value: Any, depth: int = 0) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [scrub_field("", each, depth + 1) for each in list(value)[:_MAX_ITEMS]]
     return scrub(str(value))
+
+
+@lru_cache(maxsize=1024)
+def _private(name: str) -> bool:
+    """Whether a field's name says that its value is private; the names of a program are few."""
+    return len(name) > _MAX_NAME or _PRIVATE_FIELD.fullmatch(name) is not None
 
 
 def luhn(digits: str) -> bool:
@@ -147,15 +160,19 @@ def _mask_iban(found: re.Match[str]) -> str:
     return found[0]
 
 
-_BY_FORM: Final[tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]] = (
-    (_PEM, MASK),
-    (_JWT, MASK),
-    (_PREFIXED, MASK),
-    (_SCHEME, rf"\g<head> {MASK}"),
-    (_ASSIGNED, rf"\g<head>{MASK}"),
-    (_DETAIL, rf"\g<head>({MASK})"),
-    (_EMAIL, MASK),
-    (_IBAN, _mask_iban),
-    (_DIGITS, _mask_card),
-    (_PHONE, MASK),
+# With each form, what a text must hold in lower case for it to be worth looking: most lines hold none.
+_DIGITS_SIGN: Final = re.compile(r"\d[\d \-().]{5}")
+_BY_FORM: Final[tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str], re.Pattern[str]], ...]] = (
+    (_PEM, MASK, re.compile("private key")),
+    (_JWT, MASK, re.compile("eyj")),
+    (_PREFIXED, MASK, re.compile("akia|gh[pousr]_|github_|xox|sk_|aiza|glpat")),
+    (_SCHEME, rf"\g<head> {MASK}", re.compile("bearer|basic|dpop")),
+    (_ASSIGNED, rf"\g<head>{MASK}", re.compile("[=:]")),
+    (_DETAIL, rf"\g<head>({MASK})", re.compile(r"key \(|row contains")),
+    (_EMAIL, MASK, re.compile("@")),
+    (_IBAN, _mask_iban, re.compile(r"[a-z]{2}\d{2} ?[a-z0-9]")),
+    (_DIGITS, _mask_card, _DIGITS_SIGN),
+    (_PHONE, MASK, _DIGITS_SIGN),
 )
+# All of them in one: a text without any is done with after one look.
+_ANY_SIGN: Final = re.compile("|".join(sorted({f"(?:{signs.pattern})" for _, _, signs in _BY_FORM})))

@@ -31,7 +31,7 @@ MAX_SPANS: Final = 128
 MAX_LINKS: Final = 128
 # As OpenTelemetry's TraceIdRatioBased has it: the lower half of the trace id decides, so that every
 # process which samples by the same ratio decides alike.
-_DICE_BITS: Final = 64
+_DICE: Final = (1 << 64) - 1
 _NS: Final = 1_000_000_000
 
 now_ns: Final = time.monotonic_ns
@@ -59,10 +59,10 @@ class Trace:
         "spans", "tenant", "trace_id", "wall_ns",
     )  # fmt: skip
 
-    def __init__(self, parent: Parent | None, ratio: float, recording: bool) -> None:
+    def __init__(self, parent: Parent | None, threshold: int, recording: bool) -> None:
         self.parent = parent
         self.trace_id = parent.trace_id if parent else _id_bits(128) or 1
-        self.sampled = parent.sampled if parent else _sampled(self.trace_id, ratio)
+        self.sampled = parent.sampled if parent else self.trace_id & _DICE < threshold
         self.recording = recording
         # Done for requests that will only later know whether they are kept.
         self.shared = False
@@ -157,10 +157,6 @@ class Span:
         self.error = self.error or error
 
 
-def _sampled(trace_id: int, ratio: float) -> bool:
-    return trace_id & ((1 << _DICE_BITS) - 1) < ratio * (1 << _DICE_BITS)
-
-
 class Allowance:
     """So many traces a second, and no more: what a flood of slow requests may cost is bounded too."""
 
@@ -193,7 +189,7 @@ class Tracer:
         on_drop: Callable[[str, int], None] = lambda reason, count: None,
     ) -> None:
         self._sink = sink
-        self._ratio = ratio
+        self._threshold = round(ratio * (_DICE + 1))
         self._slow_ns = int(slow_ms * 1_000_000)
         self._on_drop = on_drop
         # Two allowances, so that many sampled requests leave room for the failed and the slow.
@@ -205,11 +201,11 @@ class Tracer:
 
     def begin(self, name: str, kind: Kind = "internal", parent: Parent | None = None) -> Span:
         """The running root of a new trace."""
-        return Span(Trace(parent, self._ratio, self._sink is not None), None, name, kind)
+        return Span(Trace(parent, self._threshold, self._sink is not None), None, name, kind)
 
     def begin_for_others(self, name: str) -> Span:
         """The root of work that several wait for: kept with any of them, or where it failed or was slow."""
-        trace = Trace(None, 0.0, self._sink is not None)
+        trace = Trace(None, 0, self._sink is not None)
         trace.shared = True
         return Span(trace, None, name)
 
