@@ -9,6 +9,7 @@ import secrets
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
+from operator import add
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +35,8 @@ log = logging.getLogger(__name__)
 SUFFIX: Final = ".block"
 _READ_AGAIN: Final = 8
 # Series between two pauses.
-_SERIES_AT_ONCE: Final = 200
+_SERIES_AT_ONCE: Final = 50
+_NUMBERS_AT_ONCE: Final = 2_000
 
 
 def block_path(folder: Path, pid: int) -> Path:
@@ -59,11 +61,11 @@ class _Source:
 
     def __init__(self, reader: BlockReader) -> None:
         self.counted = Counted(reader)
-        # Series of one number that are added up, the most frequent kind, apart from all others.
-        self.single: list[tuple[list[float], int]] = []
-        self.other: list[tuple[MergedFamily, Merged, Declaration, int]] = []
-        self.born: list[tuple[Merged, float]] = []
-        self.touched: list[tuple[MergedFamily, Merged]] = []
+        # Series of one number that are added up, the most frequent kind, apart from all others: those that
+        # this process is the first to count, with what ended processes counted, and the rest.
+        self.first: list[tuple[list[float], float, int]] = []
+        self.again: list[tuple[list[float], int]] = []
+        self.other: list[tuple[MergedFamily, Merged, Declaration, int, bool]] = []
         self.numbers: list[float] = []
 
     def read(self) -> None:
@@ -80,7 +82,6 @@ class Collector:
         self._sources: dict[str, _Source] = {}
         self._stamp: tuple[int, int, int] | None = None
         self._folded: set[str] = set()
-        self._kept: list[tuple[MergedFamily, Merged, retained.Kept]] = []
 
     def collect(self) -> Iterator[list[MergedFamily]]:
         """The families, each with its present series; what is yielded before the last is half-done.
@@ -88,16 +89,9 @@ class Collector:
         The pauses between are for the caller's other work; a reading itself has none.
         """
         yield from self._read()
-        for family in self._families.values():
-            family.present = []
-        seen: set[int] = set()
-        for family, series, kept in self._kept:
-            self._put(family, series, kept.numbers, kept.born_s, seen)
-        yield []
         for source in self._sources.values():
-            self._add(source, seen)
-            yield []
-        yield [family for family in self._families.values() if family.present]
+            yield from _add(source)
+        yield [family for family in self._families.values() if family.series]
 
     # --- reading ---
 
@@ -123,7 +117,7 @@ class Collector:
         if stamp != self._stamp or self._sources.keys() - files.keys():
             for source in self._sources.values():
                 source.counted.reader.close()
-            self._sources, self._families, self._kept = {}, {}, []
+            self._sources, self._families = {}, {}
             kept = retained.read(folder)
             self._stamp = stamp
             self._folded = set(kept.folded)
@@ -137,8 +131,11 @@ class Collector:
     def _adopt(self, kept: retained.Retained) -> None:
         for each in kept.families:
             family = self._family(each.declaration)
-            if family is not None:
-                self._kept += [(family, family.at(series.values), series) for series in each.series]
+            if family is None:
+                continue
+            for found in each.series:
+                series = family.at(found.values, found.born_s)
+                series.base, series.numbers = found.numbers, list(found.numbers)
 
     def _follow(self) -> Iterator[list[MergedFamily]]:
         """Read the new records of every process, then the numbers, one process right after the other."""
@@ -160,13 +157,14 @@ class Collector:
         family = self._family(declaration)
         if family is None:
             return
-        series = family.at(source.counted.labelled(declaration, placed))
-        source.touched.append((family, series))
-        source.born.append((series, placed.born_s))
-        if family.width == 1 and declaration.merge == "sum":
-            source.single.append((series.numbers, placed.slot))
+        series = family.at(source.counted.labelled(declaration, placed), placed.born_s)
+        if family.width > 1 or declaration.merge != "sum":
+            source.other.append((family, series, declaration, placed.slot, not series.claimed))
+        elif series.claimed:
+            source.again.append((series.numbers, placed.slot))
         else:
-            source.other.append((family, series, declaration, placed.slot))
+            source.first.append((series.numbers, series.base[0], placed.slot))
+        series.claimed = True
 
     def _family(self, declaration: Declaration) -> MergedFamily | None:
         family = self._families.get(declaration.name)
@@ -175,49 +173,40 @@ class Collector:
         # Another release may have meant something else by the name; one name cannot show both.
         return family if compatible(family.declaration, declaration) else None
 
-    # --- adding up ---
 
-    def _put(
-        self, family: MergedFamily, series: Merged, numbers: list[float], born_s: float, seen: set[int]
-    ) -> None:
-        series.numbers[:] = numbers
-        series.born_s = born_s
-        seen.add(id(series))
-        family.present.append(series)
-
-    def _add(self, source: _Source, seen: set[int]) -> None:
-        fresh = set()
-        for family, series in source.touched:
-            if id(series) not in seen:
-                seen.add(id(series))
-                fresh.add(id(series))
-                series.numbers[:] = [0.0] * family.width
-                series.exemplars = {}
-                series.born_s = float("inf")
-                family.present.append(series)
-        numbers = source.numbers
-        for place, slot in source.single:
+def _add(source: _Source) -> Iterator[list[MergedFamily]]:
+    """Add what one process counts to what those before it count."""
+    numbers = source.numbers
+    for start in range(0, len(source.first), _NUMBERS_AT_ONCE):
+        for place, base, slot in source.first[start : start + _NUMBERS_AT_ONCE]:
+            place[0] = base + numbers[slot]
+        yield []
+    for start in range(0, len(source.again), _NUMBERS_AT_ONCE):
+        for place, slot in source.again[start : start + _NUMBERS_AT_ONCE]:
             place[0] += numbers[slot]
-        for series, born_s in source.born:
-            series.born_s = min(series.born_s, born_s)
-        for family, series, declaration, slot in source.other:
-            self._add_other(source, family, series, declaration, slot, id(series) in fresh)
+        yield []
+    for count, each in enumerate(source.other):
+        _add_other(source, *each)
+        if count % _SERIES_AT_ONCE == 0:
+            yield []
 
-    def _add_other(
-        self, source: _Source, family: MergedFamily, series: Merged, declaration: Declaration, slot: int,
-        first: bool,
-    ) -> None:  # fmt: skip
-        own = source.numbers[slot : slot + numbers_of(declaration)]
-        if declaration.kind != "histogram":
-            series.numbers[0] = combine(declaration.merge, first, series.numbers[0], own[0])
-            return
-        moved = rebucketed(own, declaration.edges, family.declaration.edges)
-        series.numbers[:] = [left + right for left, right in zip(series.numbers, moved, strict=True)]
-        if declaration.exemplars:
-            for bucket, count in enumerate(own[:-1]):
-                if count:
-                    found = _exemplar(source.counted.reader, declaration, slot, bucket)
-                    _keep_newest(series, family.declaration.edges, found)
+
+def _add_other(
+    source: _Source, family: MergedFamily, series: Merged, declaration: Declaration, slot: int, first: bool
+) -> None:
+    own = source.numbers[slot : slot + numbers_of(declaration)]
+    if declaration.kind != "histogram":
+        series.numbers[0] = combine(declaration.merge, first, series.numbers[0], own[0])
+        return
+    moved = rebucketed(own, declaration.edges, family.declaration.edges)
+    series.numbers[:] = map(add, series.base if first else series.numbers, moved)
+    if first:
+        series.exemplars = {}
+    if declaration.exemplars:
+        for bucket, count in enumerate(own[:-1]):
+            if count:
+                found = _exemplar(source.counted.reader, declaration, slot, bucket)
+                _keep_newest(series, family.declaration.edges, found)
 
 
 def _lives(path: Path) -> bool:

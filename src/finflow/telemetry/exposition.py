@@ -14,8 +14,8 @@ from finflow.telemetry.merging import Exemplar, Merged, MergedFamily
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
-# Series between two looks at whether others wait for the thread.
-_SERIES_AT_ONCE: Final = 200
+# Lines between two looks at whether others wait for the thread.
+_LINES_AT_ONCE: Final = 400
 _AT_ONCE_S: Final = 0.001
 _ESCAPES: Final = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _HELP_ESCAPES: Final = str.maketrans({"\\": r"\\", "\n": r"\n"})
@@ -71,8 +71,10 @@ def pieces(collector: Collector, openmetrics: bool) -> Iterator[str]:
         yield ""
     for family in sorted(found, key=lambda each: each.declaration.name):
         yield _head(family, openmetrics)
-        for start in range(0, len(family.present), _SERIES_AT_ONCE):
-            yield "".join(_lines(family, family.present[start : start + _SERIES_AT_ONCE], openmetrics))
+        present = list(family.series.values())
+        at_once = max(1, _LINES_AT_ONCE // (family.width + 1))
+        for start in range(0, len(present), at_once):
+            yield "".join(_lines(family, present[start : start + at_once], openmetrics))
     if openmetrics:
         yield "# EOF\n"
 

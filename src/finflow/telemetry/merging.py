@@ -26,12 +26,16 @@ class Exemplar(msgspec.Struct, frozen=True):
 class Merged:
     """One series of the exposition, summed up from those who counted it."""
 
-    __slots__ = ("born_s", "exemplars", "line", "numbers", "values")
+    __slots__ = ("base", "born_s", "claimed", "exemplars", "line", "numbers", "values")
 
     def __init__(self, values: tuple[str, ...], width: int) -> None:
         self.values = values
-        self.born_s = 0.0
+        # What processes counted that have ended.
+        self.base = [0.0] * width
         self.numbers = [0.0] * width
+        self.born_s = float("inf")
+        # Whether a living process counts it: the first one starts from the base, the others add to it.
+        self.claimed = False
         self.exemplars: dict[int, Exemplar] = {}
         # What precedes the number in the exposition, made when it is first shown.
         self.line: list[str] | None = None
@@ -45,13 +49,13 @@ class MergedFamily:
         self.labels = (*declaration.labels, RELEASE) if declaration.released else declaration.labels
         self.width = numbers_of(declaration)
         self.series: dict[tuple[str, ...], Merged] = {}
-        self.present: list[Merged] = []
 
-    def at(self, values: tuple[str, ...]) -> Merged:
-        """The series of these label values."""
+    def at(self, values: tuple[str, ...], born_s: float) -> Merged:
+        """The series of these label values, which somebody counts since then."""
         found = self.series.get(values)
         if found is None:
             found = self.series[values] = Merged(values, self.width)
+        found.born_s = min(found.born_s, born_s)
         return found
 
 
