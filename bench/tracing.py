@@ -24,7 +24,7 @@ from finflow.telemetry.export import Exporter
 from finflow.telemetry.logs import JsonLines
 from finflow.telemetry.otlp import resource_of, spans_of
 from finflow.telemetry.settings import OtlpSettings
-from finflow.telemetry.tracing import Tracer
+from finflow.telemetry.tracing import Sampling, Tracer
 
 SCOPE = {
     "type": "http", "method": "POST", "path": "/v1/transactions", "path_template": "/v1/transactions",
@@ -86,8 +86,8 @@ def requests(times: int) -> dict[str, float]:
     bare = micros(_request(_bare), times)
     for name, tracer in {
         "off": Tracer(),
-        "let_go": Tracer(lambda root: None, ratio=0.0),
-        "kept": Tracer(keep, ratio=1.0, per_s=1e9),
+        "let_go": Tracer(lambda root: None, Sampling(ratio=0.0)),
+        "kept": Tracer(keep, Sampling(ratio=1.0, head_per_s=1e9)),
     }.items():
         before = tracing.install(tracer)
         figures[f"request_{name}_us"] = round(micros(_request(traced), times) - bare, 3)
@@ -97,7 +97,7 @@ def requests(times: int) -> dict[str, float]:
 
 def _batch(spans: int) -> tracing.Span:
     """A kept trace of a root and so many statements, as a group commit has."""
-    root = Tracer(lambda each: None, ratio=1.0).begin("ledger.group_commit")
+    root = Tracer(lambda each: None, Sampling(1.0)).begin("ledger.group_commit")
     for _ in range(spans):
         span = root.child("UPDATE heads", "client")
         assert span is not None

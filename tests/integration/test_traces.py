@@ -21,15 +21,15 @@ from finflow.client.service import Client
 from finflow.db.migrations import migrate
 from finflow.ledger.writer import LedgerWriter
 from finflow.telemetry.export import Exporter
-from finflow.telemetry.service import Sampling, tracing_on
+from finflow.telemetry.service import tracing_on
 from finflow.telemetry.settings import OtlpSettings
-from finflow.telemetry.tracing import Tracer, install
+from finflow.telemetry.tracing import Sampling, Tracer, install
 from oracles import otlp
 from oracles.http import Bank, client_of, lifespan, line
 from oracles.otlp import Receiver, Seen
 
 KINDS = {"http/protobuf": otlp.over_http, "grpc": otlp.over_grpc}
-ALL, NONE = Sampling(ratio=1.0, slow_ms=1e9, per_s=1e6), Sampling(ratio=0.0, slow_ms=1e9, per_s=1e6)
+ALL, NONE = Sampling(ratio=1.0, slow_ms=1e9, head_per_s=1e6), Sampling(ratio=0.0, slow_ms=1e9)
 UPSTREAM = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
@@ -210,7 +210,7 @@ async def test_of_unsampled_requests_only_the_failed_and_the_slow_are_kept(
 
 async def test_a_slow_request_brings_its_group_commit_along(database_url: str) -> None:
     # Every request is slow that takes a tenth of a second, and none is sampled: the lock makes one slow.
-    with otlp.over_http() as receiver, tracing(receiver, Sampling(ratio=0.0, slow_ms=400, per_s=1e6)):
+    with otlp.over_http() as receiver, tracing(receiver, Sampling(ratio=0.0, slow_ms=400)):
         async with traced_bank(database_url) as bank:
             a, b = [await bank.open() for _ in range(2)]
             other = await asyncpg.connect(database_url)
@@ -314,7 +314,7 @@ async def test_a_black_hole_slows_and_fails_nothing(database_url: str) -> None:
         )  # fmt: skip
         exporter = Exporter(settings, {"service.name": "x"})
         exporter.start()
-        before = install(Tracer(exporter.offer, ratio=1.0, per_s=1e9, on_drop=exporter.drop))
+        before = install(Tracer(exporter.offer, Sampling(ratio=1.0, head_per_s=1e9), exporter.drop))
         most, answered = 0, 0
         try:
             async with traced_bank(database_url) as bank:
@@ -360,7 +360,8 @@ def test_a_process_ends_in_time_though_its_receiver_never_answers() -> None:
     script = """
 import socket, sys, time
 from finflow.telemetry import tracing
-from finflow.telemetry.service import Sampling, tracing_on
+from finflow.telemetry.service import tracing_on
+from finflow.telemetry.tracing import Sampling
 hole = socket.create_server(("127.0.0.1", 0), backlog=8)
 environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{hole.getsockname()[1]}",
            "OTEL_EXPORTER_OTLP_PROTOCOL": sys.argv[1], "OTEL_EXPORTER_OTLP_TIMEOUT": "3600000",
@@ -382,7 +383,8 @@ print("ended")
 def test_nothing_of_opentelemetry_is_loaded_where_traces_are_off() -> None:
     script = """
 import sys
-from finflow.telemetry.service import Sampling, tracing_on
+from finflow.telemetry.service import tracing_on
+from finflow.telemetry.tracing import Sampling
 import finflow.api.asgi
 with tracing_on({}, Sampling(), "r") as exporter:
     assert exporter is None

@@ -15,7 +15,7 @@ from finflow.telemetry.otlp import resource_of, spans_of
 from finflow.telemetry.settings import OtlpSettings, resource_attributes
 from finflow.telemetry.statements import described
 from finflow.telemetry.trace_context import Parent
-from finflow.telemetry.tracing import Span, Trace, Tracer
+from finflow.telemetry.tracing import Sampling, Span, Trace, Tracer
 
 _S = 1_000_000_000
 
@@ -43,7 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def kept() -> Iterator[list[Span]]:
     """Roots that a tracer keeps which samples nothing and finds 0.2 s slow."""
     roots: list[Span] = []
-    before = tracing.install(Tracer(roots.append, ratio=0.0, slow_ms=200))
+    before = tracing.install(Tracer(roots.append, Sampling(ratio=0.0, slow_ms=200)))
     yield roots
     tracing.install(before)
 
@@ -75,7 +75,7 @@ def test_the_caller_s_decision_is_the_head_s(kept: list[Span], sampled: bool) ->
 @pytest.mark.parametrize("ratio", [0.0, 0.01, 0.25, 0.5, 1.0])
 def test_the_dice_are_those_of_opentelemetry(ratio: float) -> None:
     sampler = TraceIdRatioBased(ratio)
-    tracer = Tracer(lambda root: None, ratio=ratio)
+    tracer = Tracer(lambda root: None, Sampling(ratio))
     for _ in range(2_000):
         trace = tracer.begin("r").trace
         theirs = sampler.should_sample(None, trace.trace_id, "r").decision is Decision.RECORD_AND_SAMPLE
@@ -85,27 +85,27 @@ def test_the_dice_are_those_of_opentelemetry(ratio: float) -> None:
 def test_a_flood_is_kept_up_to_the_allowance_and_the_rest_counted(clock: Clock) -> None:
     roots: list[Span] = []
     dropped: list[tuple[str, int]] = []
-    tracer = Tracer(
-        roots.append, ratio=1.0, slow_ms=200, per_s=10, on_drop=lambda *what: dropped.append(what)
-    )
+    sampling = Sampling(ratio=1.0, slow_ms=200, head_per_s=4, failed_per_s=2, slow_per_s=1)
+    tracer = Tracer(roots.append, sampling, lambda *what: dropped.append(what))
     for _ in range(50):
         tracer.finish(tracer.begin("sampled"))
         tracer.finish(tracer.begin("failed"), "500")
+        slow = tracer.begin("slow", parent=Parent(1, 2, False))
+        clock.pass_(0.2)
+        tracer.finish(slow)
     kept = [(root.name, root.trace.kept) for root in roots]
-    # Sampled ones leave room for the failed.
-    assert kept.count(("sampled", "head")) == kept.count(("failed", "error")) == 10
-    assert dropped == [("rate", 1)] * 80
-    clock.pass_(0.5)
-    for _ in range(50):
-        tracer.finish(tracer.begin("failed"), "500")
-    assert len(roots) == 20 + 5
+    # A burst of five seconds, then ten seconds' worth; none of the three uses up what another needs.
+    assert kept.count(("sampled", "head")) == 50
+    assert kept.count(("failed", "error")) == pytest.approx(5 * 2 + 10 * 2, abs=1)
+    assert kept.count(("slow", "slow")) == pytest.approx(5 * 1 + 10 * 1, abs=1)
+    assert dropped == [("rate", 1)] * (150 - len(kept))
 
 
 def test_a_sink_that_breaks_fails_nobody(caplog: pytest.LogCaptureFixture) -> None:
     def broken(root: Span) -> None:
         raise RuntimeError("sink")
 
-    tracer = Tracer(broken, ratio=1.0)
+    tracer = Tracer(broken, Sampling(1.0))
     tracer.finish(tracer.begin("r"))
     assert "a trace was lost" in caplog.text
 
@@ -284,7 +284,7 @@ def test_calls_carry_the_current_span_or_that_of_the_caller_s_own_opentelemetry(
     token = context.attach(trace.set_span_in_context(trace.NonRecordingSpan(theirs)))
     try:
         assert tracing.outgoing() == {"traceparent": f"00-{_TRACE}-{_SPAN}-01"}
-        root = Tracer(ratio=0.0).begin("r", parent=Parent(1, 2, True, "a=1"))
+        root = Tracer().begin("r", parent=Parent(1, 2, True, "a=1"))
         ours = tracing.enter(root)
         expected = f"00-{1:032x}-{root.span_id:016x}-01"
         assert tracing.outgoing() == {"traceparent": expected, "tracestate": "a=1"}

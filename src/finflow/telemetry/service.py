@@ -1,6 +1,6 @@
 """Tracing of one process: switched on where an endpoint is named, and off again within a bound.
 
-with tracing_on(os.environ, ratio=0.01, slow_ms=200, release="2026.11.2"):
+with tracing_on(os.environ, Sampling(ratio=0.01), release="2026.11.2"):
     ...
 """
 
@@ -8,27 +8,12 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
-
-import msgspec
 
 from finflow import __version__
 from finflow.telemetry import tracing
 from finflow.telemetry.export import Exporter, OnCount
 from finflow.telemetry.settings import OtlpSettings, resource_attributes
-
-MAX_TRACES_PER_S: Final = 100.0
-
-
-class Sampling(msgspec.Struct, frozen=True):
-    """What is kept: a share of the traces that nobody upstream decided on, every failed one, every slow one.
-
-    `per_s` bounds each of the two ways of being kept, in traces a second and process.
-    """
-
-    ratio: float = 0.01
-    slow_ms: float = 200.0
-    per_s: float = MAX_TRACES_PER_S
+from finflow.telemetry.tracing import Sampling
 
 
 @contextmanager
@@ -51,15 +36,7 @@ def tracing_on(
     resource = resource_attributes(environ, __version__, release, host, f"{host}:{os.getpid()}")
     exporter = Exporter(settings, resource, on_count)
     exporter.start()
-    before = tracing.install(
-        tracing.Tracer(
-            exporter.offer,
-            ratio=sampling.ratio,
-            slow_ms=sampling.slow_ms,
-            per_s=sampling.per_s,
-            on_drop=exporter.drop,
-        )
-    )
+    before = tracing.install(tracing.Tracer(exporter.offer, sampling, exporter.drop))
     try:
         yield exporter
     finally:

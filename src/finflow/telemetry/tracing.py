@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 MAX_SPANS: Final = 128
 MAX_LINKS: Final = 128
+# An allowance that was not used for so long is there at once when it is.
+BURST_S: Final = 5.0
 # As OpenTelemetry's TraceIdRatioBased has it: the lower half of the trace id decides, so that every
 # process which samples by the same ratio decides alike.
 _DICE: Final = (1 << 64) - 1
@@ -158,22 +160,37 @@ class Span:
 
 
 class Allowance:
-    """So many traces a second, and no more: what a flood of slow requests may cost is bounded too."""
+    """So many traces a second on average, and no more: what a flood may cost is bounded. A burst may pass."""
 
     def __init__(self, per_s: float) -> None:
         self._per_s = per_s
-        self._left = per_s
+        self._left = self._most = per_s * BURST_S
         self._at_ns = now_ns()
 
     def spend(self) -> bool:
         """Take one; False if none is left."""
         now = now_ns()
-        self._left = min(self._per_s, self._left + (now - self._at_ns) * self._per_s / _NS)
+        self._left = min(self._most, self._left + (now - self._at_ns) * self._per_s / _NS)
         self._at_ns = now
         if self._left < 1:
             return False
         self._left -= 1
         return True
+
+
+class Sampling(NamedTuple):
+    """What is kept: a share of the traces that nobody upstream decided on, every failed one, every slow one.
+
+    Each of the three up to its number of traces a second and process, so that none uses up what another
+    needs. Where everything is slow, ten a second tell as much as a thousand, and the thread that exports
+    them takes its time from the requests.
+    """
+
+    ratio: float = 0.01
+    slow_ms: float = 200.0
+    head_per_s: float = 100.0
+    failed_per_s: float = 20.0
+    slow_per_s: float = 10.0
 
 
 class Tracer:
@@ -182,18 +199,18 @@ class Tracer:
     def __init__(
         self,
         sink: Callable[[Span], None] | None = None,
-        *,
-        ratio: float = 0.01,
-        slow_ms: float = 200.0,
-        per_s: float = 100.0,
+        sampling: Sampling = Sampling(),  # noqa: B008 - a tuple, which nobody can change
         on_drop: Callable[[str, int], None] = lambda reason, count: None,
     ) -> None:
         self._sink = sink
-        self._threshold = round(ratio * (_DICE + 1))
-        self._slow_ns = int(slow_ms * 1_000_000)
+        self._threshold = round(sampling.ratio * (_DICE + 1))
+        self._slow_ns = int(sampling.slow_ms * 1_000_000)
         self._on_drop = on_drop
-        # Two allowances, so that many sampled requests leave room for the failed and the slow.
-        self._by_head, self._by_end = Allowance(per_s), Allowance(per_s)
+        self._allowances: dict[Reason, Allowance] = {
+            "head": Allowance(sampling.head_per_s),
+            "error": Allowance(sampling.failed_per_s),
+            "slow": Allowance(sampling.slow_per_s),
+        }
 
     @property
     def recording(self) -> bool:
@@ -224,8 +241,7 @@ class Tracer:
         trace = root.trace
         if trace.kept is not None or self._sink is None:
             return
-        allowance = self._by_head if reason == "head" else self._by_end
-        if reason != "linked" and not allowance.spend():
+        if reason != "linked" and not self._allowances[reason].spend():
             self._on_drop("rate", len(trace.spans) + 1)
             trace.forget()
             return
