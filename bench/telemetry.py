@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import Any
 
 import prometheus_client
+import psutil
 import uvloop
 
 from bench import tracing
@@ -165,9 +166,17 @@ async def _poster(stack: Stack, listing: Path) -> Callable[[int, str], Any]:
     await asyncio.to_thread(listing.write_text, "\n".join(accounts) + "\n")
 
     async def post(seconds: int, run: str) -> dict[str, float]:
-        return await wrk(stack.url, SCRIPT, seconds, str(listing), ledger_id, run)
+        before_s = _cpu_s(stack)
+        found = await wrk(stack.url, SCRIPT, seconds, str(listing), ledger_id, run)
+        return found | {"cpu_us": (_cpu_s(stack) - before_s) / found["requests"] * 1e6}
 
     return post
+
+
+def _cpu_s(stack: Stack) -> float:
+    """Processor time of the workers: unlike the wall's, it hardly depends on what else the machine does."""
+    times = [psutil.Process(pid).cpu_times() for pid in stack.worker_pids]
+    return float(sum(each.user + each.system for each in times))
 
 
 def _compared(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
@@ -175,10 +184,11 @@ def _compared(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     found: dict[str, Any] = {
         f"http_{name}_{figure}": median([run[figure] for run in each])
         for name, each in runs.items()
-        for figure in ("per_s", "p50_ms", "p99_ms")
+        for figure in ("per_s", "p50_ms", "p99_ms", "cpu_us")
     }
     return found | {
         "http_on_to_off": median([on["per_s"] / off["per_s"] for on, off in pairs]),
+        "http_on_to_off_cpu": median([on["cpu_us"] / off["cpu_us"] for on, off in pairs]),
         "http_p99_more_ms": median([on["p99_ms"] - off["p99_ms"] for on, off in pairs]),
         "http_errors": int(sum(run["errors"] for each in runs.values() for run in each)),
         "http_rounds": len(pairs),

@@ -6,7 +6,10 @@ import pytest
 
 from finflow.api.asgi import HANDLERS
 from finflow.api.measured import Measured, Templates
-from finflow.telemetry import instruments
+from finflow.api.traced import Traced
+from finflow.telemetry import instruments, tracing
+from finflow.telemetry.collecting import Collector
+from finflow.telemetry.exposition import pieces
 from finflow.telemetry.metrics import OTHER
 
 Json = dict[str, Any]
@@ -128,3 +131,24 @@ async def test_metrics_are_for_this_machine_alone(
     # What is not for the caller goes on to the application, which knows no such route.
     sent = await ask(Told(404), path="/metrics", client=client, headers=headers)
     assert sent[0]["status"] == status
+
+
+async def test_a_request_whose_trace_is_kept_can_be_found_from_its_bucket() -> None:
+    kept: list[tracing.Span] = []
+    before = tracing.install(tracing.Tracer(kept.append, tracing.Sampling(ratio=1.0)))
+    try:
+        await Measured(Traced(Told(200, template="/v1/tenants"), "1.0"), HANDLERS)(
+            {"type": "http", "method": "GET", "path": "/v1/tenants", "headers": []}, None, _ignored
+        )
+    finally:
+        tracing.install(before)
+    text = "".join(pieces(Collector(None, instruments.REGISTRY), openmetrics=True))
+    [root] = kept
+    found = [line for line in text.splitlines() if f'trace_id="{root.trace.trace_id:032x}"' in line]
+    assert len(found) == 1
+    assert 'http_route="/v1/tenants"' in found[0]
+    assert f'span_id="{root.span_id:016x}"' in found[0]
+
+
+async def _ignored(message: Json) -> None:
+    del message

@@ -39,6 +39,15 @@ class _Route:
         )
 
 
+_Counted = tuple[_Route, float, tracing.Span | None]
+
+
+def _exemplify(route: _Route, duration_s: float, span: tracing.Span) -> None:
+    """Name the request's trace beside its bucket: one that is kept, so that it can be looked up."""
+    ids = span.trace.trace_id.to_bytes(16, "big"), span.span_id.to_bytes(8, "big")
+    route.duration.exemplify(duration_s, *ids, time())
+
+
 class Measured:
     """ASGI around the whole application. `exposition` is what /metrics answers: by default this process."""
 
@@ -60,16 +69,16 @@ class Measured:
         if scope["path"] == _PATH and _is_local(scope):
             await self._metrics(scope, receive, send)
             return
-        status, counted = 0, False
+        status = 0
+        counted: _Counted | None = None
 
         def watched(message: Any) -> Any:
             nonlocal status, counted
             if message["type"] == "http.response.start":
                 status = message["status"]
-            elif not message.get("more_body") and not counted:
+            elif not message.get("more_body") and counted is None:
                 # Before it is sent: whoever has an answer was counted, even if we are killed now.
-                counted = True
-                self._count(scope, status, perf_counter() - began_s)
+                counted = self._count(scope, status, perf_counter() - began_s)
             return send(message)
 
         instruments.active_requests.inc()
@@ -78,10 +87,14 @@ class Measured:
             await self._app(scope, receive, watched)
         finally:
             instruments.active_requests.add(-1)
-            if not counted:
+            if counted is None:
                 self._count(scope, status, perf_counter() - began_s)
+            else:
+                route, duration_s, span = counted
+                if span is not None and span.trace.kept is not None:
+                    _exemplify(route, duration_s, span)
 
-    def _count(self, scope: Any, status: int, duration_s: float) -> None:
+    def _count(self, scope: Any, status: int, duration_s: float) -> "_Counted":
         """One request more; `status` is 0 where there was no answer."""
         route = self._routes.get((scope["method"], scope["path"])) or self._route(scope)
         route.duration.observe(duration_s)
@@ -93,10 +106,7 @@ class Measured:
         else:
             outcome = good if duration_s <= instruments.OBJECTIVE_S else slow
         outcome.inc()
-        span = tracing.current()
-        if span is not None and span.trace.recording and (span.trace.sampled or outcome is not good):
-            ids = span.trace.trace_id.to_bytes(16, "big"), span.span_id.to_bytes(8, "big")
-            route.duration.exemplify(duration_s, *ids, time())
+        return route, duration_s, tracing.current()
 
     def _route(self, scope: Any) -> _Route:
         """The route of a path with parameters, or of a request that never came to the router."""
