@@ -21,7 +21,7 @@ from finflow.telemetry.collecting import Collector, block_files, block_path
 from finflow.telemetry.exposition import pieces, wants_openmetrics
 from finflow.telemetry.folder import attach, kept
 from finflow.telemetry.merging import quantile, rebucketed
-from finflow.telemetry.metrics import OTHER, Counter, Family, Registry
+from finflow.telemetry.metrics import OTHER, Counter, Family, Placed, Registry, encode
 from finflow.telemetry.slots import RECORD_BYTES, Block, BlockReader
 
 EDGES = (0.005, 0.01, 0.05, 0.138, 0.2, 1.0, 2.5)
@@ -273,6 +273,37 @@ def test_what_is_retained_of_one_family_is_bounded(tmp_path: Path, monkeypatch: 
     [tenants] = [each for each in retained.read(tmp_path).families if each.declaration.name == "t_tenants"]
     assert len(tenants.series) <= 11
     assert sum(each.numbers[0] for each in tenants.series) == 50
+
+
+def test_files_that_make_no_sense_cost_nobody_a_count(tmp_path: Path) -> None:
+    made = registry("1.0", tmp_path)
+    requests_of(made).bind("/").add(5)
+    whole = block_files(tmp_path)[0].read_bytes()
+    broken = {
+        "1-empty.block": b"",
+        "1-text.block": b"not a block at all",
+        "1-short.block": whole[:100],
+        "1-zeros.block": bytes(len(whole)),
+        # The header of one that is whole, and records of nothing.
+        "1-records.block": whole[: 64 + 8 * 4_096] + b"\xff" * (1 << 16),
+    }
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+    assert value(Collector(tmp_path), "t_requests_total", route="/", release="1.0") == 5
+    assert len(block_files(tmp_path)) == 1
+    (tmp_path / retained.FILE).write_bytes(b"torn")
+    assert value(Collector(tmp_path), "t_requests_total", route="/", release="1.0") == 5
+
+
+def test_a_series_beyond_its_block_is_left_out(tmp_path: Path) -> None:
+    made = Registry(16, 1 << 12)
+    family = made.counter("t_requests", "Requests.", ("route",))
+    family.bind("/").inc()
+    made.block.append(encode(Placed(1, 15_000, 0.0, ("/far",))))
+    made.attach(block_path(tmp_path, 1), "", 1)
+    assert value(Collector(tmp_path), "t_requests_total", route="/") == 1
+    made.release()
+    assert shown(Collector(tmp_path)).endswith("# EOF\n")
 
 
 # --- bounds ---

@@ -155,7 +155,8 @@ class Collector:
 
     def _connect(self, source: _Source, declaration: Declaration, placed: Placed) -> None:
         family = self._family(declaration)
-        if family is None:
+        # What lies beyond its block was written by something that is not this.
+        if family is None or placed.slot + declaration.width > source.counted.reader.slots:
             return
         series = family.at(source.counted.labelled(declaration, placed), placed.born_s)
         if family.width > 1 or declaration.merge != "sum":

@@ -139,21 +139,33 @@ def _write(folder: Path, kept: Retained) -> None:
 
 def _add(kept: Retained, path: Path) -> None:
     try:
-        counted = Counted(BlockReader.open(path))
-        series = list(counted.new_series())
+        found = _read(path)
     except (OSError, ValueError, msgspec.MsgspecError, KeyError) as error:
         log.warning(
             "metrics of an ended process cannot be read", extra={"file": path.name, "error": repr(error)}
         )
         return
-    _remember_release(kept, counted.release)
-    numbers = counted.reader.numbers(counted.slots_used)
+    release, series = found
+    _remember_release(kept, release)
     index = _Index(kept)
-    for declaration, placed in series:
-        if declaration.kind in ("counter", "histogram"):
-            own = numbers[placed.slot : placed.slot + numbers_of(declaration)]
-            index.add(declaration, counted.labelled(declaration, placed), placed.born_s, own)
+    for declaration, values, born_s, numbers in series:
+        index.add(declaration, values, born_s, numbers)
+
+
+def _read(path: Path) -> tuple[str, list[tuple[Declaration, tuple[str, ...], float, list[float]]]]:
+    """The release of an ended process, and its counters and histograms. Raises what a broken file gives."""
+    counted = Counted(BlockReader.open(path))
+    placed = list(counted.new_series())
+    numbers = counted.reader.numbers(counted.slots_used)
     counted.reader.close()
+    found = []
+    for declaration, each in placed:
+        if declaration.kind in ("counter", "histogram"):
+            own = numbers[each.slot : each.slot + numbers_of(declaration)]
+            if len(own) < numbers_of(declaration):
+                raise ValueError("a series lies beyond the block")
+            found.append((declaration, counted.labelled(declaration, each), each.born_s, own))
+    return counted.release, found
 
 
 def _remember_release(kept: Retained, release: str) -> None:
