@@ -14,13 +14,12 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 from finflow.kernel.errors import FinFlowError
+from finflow.telemetry.otlp_encoding import Frame, encode
 from finflow.telemetry.settings import OtlpSettings
 from finflow.telemetry.tracing import Span
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.trace.export import SpanExporter
+    from finflow.telemetry.otlp import Encoded, Send
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +55,8 @@ class Exporter:
         self._closing = False
         self._close_by_s = float("inf")
         self._thread: threading.Thread | None = None
-        self._exporter: SpanExporter | None = None
-        self._resource: Resource | None = None
+        self._send: Send | None = None
+        self._frame: Frame | None = None
         self._complained_s = float("-inf")
         self.exported = 0
         self.dropped: Counter[str] = Counter()
@@ -70,9 +69,9 @@ class Exporter:
             raise FinFlowError("extra_missing", f"Traces need finflow[otlp]: {error}.") from error
         # Its exporters log each failure with a traceback of theirs; ours is logged once a minute, here.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        self._resource = otlp.resource_of(self._attributes)
-        self._exporter = otlp.span_exporter(self._settings)
-        self._thread = threading.Thread(target=self._run, name="trace-export", daemon=True)
+        self._frame = otlp.frame_of(self._attributes)
+        self._send, end = otlp.sender(self._settings)
+        self._thread = threading.Thread(target=self._run, args=(end,), name="trace-export", daemon=True)
         self._thread.start()
 
     @property
@@ -112,8 +111,7 @@ class Exporter:
 
     # --- the thread --------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        assert self._exporter is not None, "start() made it"
+    def _run(self, end: Callable[[], None]) -> None:
         while not self._closing:
             self._wake.wait(self._settings.every_s)
             self._wake.clear()
@@ -121,41 +119,41 @@ class Exporter:
         self._drain()
         if self.queued:
             self.drop("unsent", self.queued)
-        self._exporter.shutdown()
+        end()
 
     def _drain(self) -> None:
         """Export until the queue is empty, or the time to close is over."""
         while self._queue and monotonic() < self._close_by_s:
             self._export(self._next_batch())
 
-    def _next_batch(self) -> "list[ReadableSpan]":
-        from finflow.telemetry.otlp import spans_of
+    def _next_batch(self) -> "Encoded":
+        from finflow.telemetry.otlp import Encoded
 
-        assert self._resource is not None, "start() made it"
-        batch: list[ReadableSpan] = []
-        while self._queue and len(batch) < self._settings.max_batch:
+        assert self._frame is not None, "start() made it"
+        batch, count = [], 0
+        while self._queue and count < self._settings.max_batch:
             root = self._queue.popleft()
-            self._taken += len(root.trace.spans) + 1
-            batch += spans_of(root, self._resource)
+            size = len(root.trace.spans) + 1
+            self._taken += size
+            count += size
+            batch.append(encode(root))
             root.trace.forget()
             sleep(_REST_S)
-        return batch
+        return Encoded(self._frame.around(b"".join(batch)), count)
 
-    def _export(self, batch: "list[ReadableSpan]") -> None:
-        from opentelemetry.sdk.trace.export import SpanExportResult
-
-        assert self._exporter is not None, "start() made it"
+    def _export(self, batch: "Encoded") -> None:
+        assert self._send is not None, "start() made it"
         try:
-            sent = self._exporter.export(batch) is SpanExportResult.SUCCESS
+            sent = self._send(batch)
             reason = "" if sent else "the receiver did not take them"
         except Exception as error:
             # Whatever a library raises here, this thread must outlive it: nobody would start another.
             sent, reason = False, f"{type(error).__name__}: {error}"
         if sent:
-            self.exported += len(batch)
-            self._on_count("exported", len(batch))
+            self.exported += batch.spans
+            self._on_count("exported", batch.spans)
             return
-        self.drop("failed", len(batch))
+        self.drop("failed", batch.spans)
         self._complain(reason)
 
     def _complain(self, reason: str) -> None:

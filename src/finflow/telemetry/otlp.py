@@ -1,15 +1,16 @@
-"""Kept traces as spans of OpenTelemetry's SDK, and its exporters. Imported only where traces are on.
+"""Where our records meet OpenTelemetry's SDK: resource, spans, exporters. Loaded only where traces are on.
 
-The SDK's spans are made here whole, with the times that were measured, in the exporter's thread: a live SDK
-span costs the request ten times what our record of it does.
+The SDK's spans are made here whole, with the times that were measured: a live one costs the request ten times
+what our record of it does. Exported are the same spans, encoded by `otlp_encoding`.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.semconv.schemas import Schemas
@@ -17,10 +18,10 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceSt
 from opentelemetry.trace.status import Status, StatusCode
 
 from finflow import __version__
+from finflow.telemetry.otlp_encoding import MAX_TEXT, Frame
 from finflow.telemetry.settings import OtlpSettings
-from finflow.telemetry.tracing import Attributes, Span, Trace
+from finflow.telemetry.tracing import Attributes, Span, Trace, Tracer
 
-MAX_TEXT: Final = 4_096
 _SCHEMA: Final = Schemas.V1_37_0.value
 _SCOPE: Final = InstrumentationScope("finflow.telemetry", __version__, _SCHEMA)
 _KINDS: Final = {"internal": SpanKind.INTERNAL, "server": SpanKind.SERVER, "client": SpanKind.CLIENT}
@@ -33,44 +34,66 @@ def resource_of(attributes: Mapping[str, str]) -> Resource:
     return Resource.create(dict(attributes), _SCHEMA)
 
 
-def span_exporter(settings: OtlpSettings) -> SpanExporter:
-    """OpenTelemetry's exporter for the protocol; the other one's libraries are not loaded."""
+class Encoded(NamedTuple):
+    """An ExportTraceServiceRequest as bytes, and how many spans are in it."""
+
+    request: bytes
+    spans: int
+
+
+Send = Callable[[Encoded], bool]
+
+
+def sender(settings: OtlpSettings) -> tuple[Send, Callable[[], None]]:
+    """How a request is sent, whether it was taken, and how that is ended: by OpenTelemetry's exporters.
+
+    They bring retries, certificates, compression and whatever else OTEL_EXPORTER_OTLP_* says. The libraries
+    of the protocol that is not used are not loaded.
+    """
     if settings.protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc
+        exporter = _grpc(settings)
+        return lambda encoded: exporter.export(encoded) is SpanExportResult.SUCCESS, exporter.shutdown
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        # gRPC allows lower-case header names only.
-        headers = {name.lower(): value for name, value in settings.headers.items()}
-        return Grpc(endpoint=settings.endpoint, headers=headers, timeout=settings.timeout_s)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http
+    http: Any = OTLPSpanExporter(settings.endpoint, headers=settings.headers, timeout=settings.timeout_s)
+    return lambda encoded: bool(http._client.export(encoded.request).success), http.shutdown
 
-    return Http(endpoint=settings.endpoint, headers=settings.headers, timeout=settings.timeout_s)
+
+def _grpc(settings: OtlpSettings) -> Any:
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    class Exporter(OTLPSpanExporter):
+        """Takes what is encoded already."""
+
+        def _translate_data(self, data: Any) -> ExportTraceServiceRequest:
+            made = ExportTraceServiceRequest()
+            made.ParseFromString(data.request)
+            return made
+
+        def _count_data(self, data: Any) -> int:
+            return int(data.spans)
+
+    # gRPC allows lower-case header names only.
+    headers = {name.lower(): value for name, value in settings.headers.items()}
+    return Exporter(endpoint=settings.endpoint, headers=headers, timeout=settings.timeout_s)
+
+
+def frame_of(attributes: Mapping[str, str]) -> Frame:
+    """What stands around the spans of this process, as OpenTelemetry's own encoder writes it."""
+    root = Tracer().begin("sample")
+    root.end()
+    return Frame(encode_spans(list(spans_of(root, resource_of(attributes)))))
 
 
 def spans_of(root: Span, resource: Resource) -> Iterator[ReadableSpan]:
-    """The whole trace of an ended root, the root first."""
+    """The whole trace of an ended root as spans of the SDK, the root first."""
     trace = root.trace
-    shared = _shared(trace)
-    parent = trace.parent
+    common, parent = trace.common(), trace.parent
     remote = None if parent is None else _context(trace, parent.span_id, remote=True)
-    extra: Attributes = {"finflow.sampled.reason": trace.kept or "head", **shared}
-    if trace.dropped:
-        extra["finflow.dropped_spans"] = trace.dropped
-    yield _span(root, remote, resource, extra)
+    yield _span(root, remote, resource, trace.summary() | common)
     for span in trace.spans:
-        above = span.parent or root
-        # What still runs when its trace is over (a caller that gave up) ends with it.
-        span.ended_ns = span.ended_ns or max(root.ended_ns, span.started_ns)
-        yield _span(span, _context(trace, above.span_id), resource, shared)
-
-
-def _shared(trace: Trace) -> Attributes:
-    """Whose trace it is: on every span, so that a search by tenant finds the slow query itself."""
-    found: Attributes = {}
-    if trace.whose is not None:
-        found["finflow.tenant.id"] = trace.whose
-    if trace.request is not None:
-        found["finflow.request.id"] = trace.request
-    return found
+        yield _span(span, _context(trace, (span.parent or root).span_id), resource, common)
 
 
 def _span(span: Span, parent: SpanContext | None, resource: Resource, extra: Attributes) -> ReadableSpan:

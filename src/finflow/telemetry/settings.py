@@ -17,9 +17,8 @@ Protocol = Literal["grpc", "http/protobuf"]
 
 TIMEOUT_S: Final = 5.0
 MAX_QUEUED: Final = 8_192
-# Few enough to be encoded before the interpreter would take the turn away from the exporter's thread.
-MAX_BATCH: Final = 64
-EVERY_S: Final = 1.0
+MAX_BATCH: Final = 512
+EVERY_S: Final = 2.0
 
 _PROTOCOLS: Final[tuple[Protocol, ...]] = ("grpc", "http/protobuf")
 _TRACES_PATH: Final = "/v1/traces"

@@ -95,6 +95,22 @@ class Trace:
             self.tenant = (self.scope.get("state") or {}).get("tenant_id")
         return self.tenant
 
+    def common(self) -> Attributes:
+        """Whose trace it is: on every span, so that a search by tenant finds the slow query itself."""
+        found: Attributes = {}
+        if self.whose is not None:
+            found["finflow.tenant.id"] = self.whose
+        if self.request is not None:
+            found["finflow.request.id"] = self.request
+        return found
+
+    def summary(self) -> Attributes:
+        """What the root says of the whole: why it was kept, how much of it was not."""
+        found: Attributes = {"finflow.sampled.reason": self.kept or "head"}
+        if self.dropped:
+            found["finflow.dropped_spans"] = self.dropped
+        return found
+
     def forget(self) -> None:
         """Let go of everything but the numbers; called when the trace is exported, or will not be."""
         self.spans, self.linked, self.scope, self.recording = [], [], None, False
@@ -247,6 +263,9 @@ class Tracer:
             return
         trace.kept = reason
         trace.scope = None
+        for span in trace.spans:
+            # What still runs when its trace is over (a caller that gave up) ends with it.
+            span.ended_ns = span.ended_ns or max(root.ended_ns, span.started_ns)
         for other in trace.linked:
             self.keep(other, "linked")
         try:
