@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from finflow.telemetry import retained
 from finflow.telemetry.collecting import Collector, block_files, block_path
 from finflow.telemetry.exposition import pieces, wants_openmetrics
-from finflow.telemetry.folder import attach, kept
+from finflow.telemetry.folder import attach, folder_for, kept
 from finflow.telemetry.merging import quantile, rebucketed
 from finflow.telemetry.metrics import OTHER, Counter, Family, Placed, Registry, encode
 from finflow.telemetry.slots import RECORD_BYTES, Block, BlockReader
@@ -248,6 +248,31 @@ def test_counts_survive_the_end_of_all_processes_and_a_move_to_the_data_folder(t
             assert value(Collector(memory), "t_requests_total", route="/", release="1.0") == 2 * (number + 1)
             made.release()
         assert not memory.exists()
+
+
+def test_what_a_killed_stack_left_goes_once_its_data_folder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finflow.telemetry.folder._MEMORY", tmp_path)
+    datas = [tmp_path / name for name in ("gone", "alive", "there")]
+    folders = [folder_for(data) for data in datas]
+    living = []
+    for data, folder in zip(datas, folders, strict=True):
+        data.mkdir()
+        # As a killed process leaves it: begun, never ended.
+        beginning = kept(folder, data)
+        beginning.__enter__()
+        living.append(beginning)
+        made = registry()
+        assert attach(made, folder, "1.0")
+        if data.name == "alive":
+            living.append(made)
+        else:
+            made.release()
+    datas[0].rmdir()
+    datas[1].rmdir()
+    with kept(tmp_path / "next", tmp_path / "data"):
+        assert [folder.exists() for folder in folders] == [False, True, True]
 
 
 def test_only_so_many_releases_are_kept(tmp_path: Path) -> None:

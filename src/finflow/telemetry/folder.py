@@ -17,9 +17,11 @@ from typing import Final
 from finflow.telemetry import retained
 from finflow.telemetry.collecting import block_files, block_path, fold_dead
 from finflow.telemetry.metrics import Registry
+from finflow.telemetry.slots import writer_lives
 
 log = logging.getLogger(__name__)
 
+_OWNER: Final = "data-folder"
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the folder of ours in it is checked to be ours
 
 
@@ -75,7 +77,9 @@ def kept(folder: Path, data: Path) -> Iterator[None]:
     """Bring what is at rest into the folder, and back at the end, when all other processes have ended."""
     rest = at_rest(data)
     try:
+        _sweep_memory()
         make(folder)
+        (folder / _OWNER).write_text(str(data))
         _move(rest, folder)
     except OSError as error:
         log.warning("metrics begin anew", extra={"folder": str(folder), "error": repr(error)})
@@ -88,6 +92,18 @@ def kept(folder: Path, data: Path) -> Iterator[None]:
             shutil.rmtree(folder)
     except OSError as error:
         log.warning("metrics stay where they are", extra={"folder": str(folder), "error": repr(error)})
+
+
+def _sweep_memory() -> None:
+    """Remove what a killed FinFlow left in memory whose data folder is gone: nobody will come back for it."""
+    for folder in _MEMORY.glob(f"finflow-{os.geteuid()}-*"):
+        try:
+            owner = Path((folder / _OWNER).read_text())
+            if not owner.exists() and not any(writer_lives(path) for path in block_files(folder)):
+                shutil.rmtree(folder)
+        except OSError:
+            # Somebody is at it right now, or it says nothing about itself.
+            continue
 
 
 def _move(source: Path, target: Path) -> None:
