@@ -24,8 +24,9 @@ from finflow.telemetry.export import Exporter
 from finflow.telemetry.logs import JsonLines
 from finflow.telemetry.otlp import resource_of, spans_of
 from finflow.telemetry.otlp_encoding import encode
+from finflow.telemetry.sampling import Sampling
 from finflow.telemetry.settings import OtlpSettings
-from finflow.telemetry.tracing import Sampling, Tracer
+from finflow.telemetry.tracing import Tracer
 
 SCOPE = {
     "type": "http", "method": "POST", "path": "/v1/transactions", "path_template": "/v1/transactions",

@@ -240,8 +240,8 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
 async def traced(config: Config) -> AsyncIterator[None]:
     """Background work of this process in traces, where OTEL_EXPORTER_OTLP_ENDPOINT says where they go."""
     from finflow.telemetry import instruments
+    from finflow.telemetry.sampling import Sampling
     from finflow.telemetry.service import tracing_on
-    from finflow.telemetry.tracing import Sampling
 
     def count(outcome: str, spans: int) -> None:
         instruments.SPAN[outcome].add(spans)

@@ -21,9 +21,10 @@ from finflow.client.service import Client
 from finflow.db.migrations import migrate
 from finflow.ledger.writer import LedgerWriter
 from finflow.telemetry.export import Exporter
+from finflow.telemetry.sampling import Sampling
 from finflow.telemetry.service import tracing_on
 from finflow.telemetry.settings import OtlpSettings
-from finflow.telemetry.tracing import Sampling, Tracer, install
+from finflow.telemetry.tracing import Tracer, install
 from oracles import otlp
 from oracles.http import Bank, client_of, lifespan, line
 from oracles.otlp import Receiver, Seen
@@ -361,7 +362,7 @@ def test_a_process_ends_in_time_though_its_receiver_never_answers() -> None:
 import socket, sys, time
 from finflow.telemetry import tracing
 from finflow.telemetry.service import tracing_on
-from finflow.telemetry.tracing import Sampling
+from finflow.telemetry.sampling import Sampling
 hole = socket.create_server(("127.0.0.1", 0), backlog=8)
 environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{hole.getsockname()[1]}",
            "OTEL_EXPORTER_OTLP_PROTOCOL": sys.argv[1], "OTEL_EXPORTER_OTLP_TIMEOUT": "3600000",
@@ -384,7 +385,7 @@ def test_nothing_of_opentelemetry_is_loaded_where_traces_are_off() -> None:
     script = """
 import sys
 from finflow.telemetry.service import tracing_on
-from finflow.telemetry.tracing import Sampling
+from finflow.telemetry.sampling import Sampling
 import finflow.api.asgi
 with tracing_on({}, Sampling(), "r") as exporter:
     assert exporter is None

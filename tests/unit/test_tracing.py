@@ -11,13 +11,14 @@ from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from finflow.kernel.errors import FinFlowError
-from finflow.telemetry import trace_context, tracing
+from finflow.telemetry import sampling, trace_context, tracing
 from finflow.telemetry.otlp import frame_of, resource_of, spans_of
 from finflow.telemetry.otlp_encoding import encode
+from finflow.telemetry.sampling import Sampling
 from finflow.telemetry.settings import OtlpSettings, resource_attributes
 from finflow.telemetry.statements import described
 from finflow.telemetry.trace_context import Parent
-from finflow.telemetry.tracing import Sampling, Span, Trace, Tracer
+from finflow.telemetry.tracing import Span, Trace, Tracer
 
 _S = 1_000_000_000
 
@@ -37,6 +38,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr(tracing, "now_ns", lambda: found.now)
+    monkeypatch.setattr(sampling, "now_ns", lambda: found.now)
     monkeypatch.setattr(tracing, "wall_ns", lambda: found.wall)
     return found
 
@@ -87,8 +89,8 @@ def test_the_dice_are_those_of_opentelemetry(ratio: float) -> None:
 def test_a_flood_is_kept_up_to_the_allowance_and_the_rest_counted(clock: Clock) -> None:
     roots: list[Span] = []
     dropped: list[tuple[str, int]] = []
-    sampling = Sampling(ratio=1.0, slow_ms=200, head_per_s=4, failed_per_s=2, slow_per_s=1)
-    tracer = Tracer(roots.append, sampling, lambda *what: dropped.append(what))
+    limits = Sampling(ratio=1.0, slow_ms=200, head_per_s=4, failed_per_s=2, slow_per_s=1)
+    tracer = Tracer(roots.append, limits, lambda *what: dropped.append(what))
     for _ in range(50):
         tracer.finish(tracer.begin("sampled"))
         tracer.finish(tracer.begin("failed"), "500")

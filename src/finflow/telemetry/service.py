@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from finflow import __version__
 from finflow.telemetry import tracing
 from finflow.telemetry.export import Exporter, OnCount
+from finflow.telemetry.sampling import Sampling
 from finflow.telemetry.settings import OtlpSettings, resource_attributes
-from finflow.telemetry.tracing import Sampling
 
 
 @contextmanager
