@@ -18,6 +18,9 @@ from finflow.cli import COMMANDS
 from finflow.kernel.errors import CATALOGUE, Kind
 from finflow.ledger.guards import PRECEDENCE
 from finflow.stack import settings
+from finflow.stack.meter import StackMeter
+from finflow.telemetry.instruments import REGISTRY
+from finflow.telemetry.metrics import Declaration
 
 DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "finflow"
@@ -32,6 +35,7 @@ def pages() -> dict[str, str]:
         "reference/cli.md": command_line(),
         "reference/configuration.md": configuration(),
         "reference/schema.md": schema(),
+        "reference/metrics.md": metrics(),
     }
     ledger_model = "reference/ledger-model.md"
     written[ledger_model] = with_precedence((DOCS / ledger_model).read_text())
@@ -211,6 +215,47 @@ def _flag(name: str) -> str:
 def _default(name: str) -> str:
     default = next(setting.default for setting in SETTINGS if setting.name == name)
     return _DEFAULTS.get(name) or f"`{default()}`"
+
+
+# --- metrics -----------------------------------------------------------------------------------------
+
+
+def metrics() -> str:
+    """Every family of the workers and of the process that keeps them running."""
+    source = "src/finflow/telemetry/instruments.py and src/finflow/stack/meter.py"
+    text = "# Metrics\n\n" + _NOTE.format(source=source) + _METRICS_HEAD
+    declared = {each.name: each for each in (*StackMeter().registry.declarations, *REGISTRY.declarations)}
+    rows = ((_shown_name(each), each.kind, _labels(each), each.help) for _, each in sorted(declared.items()))
+    text += "\n" + _table(("metric", "kind", "labels", "means"), rows)
+    text += "\n## Edges of the histograms\n\n"
+    histograms = (each for _, each in sorted(declared.items()) if each.kind == "histogram")
+    edges = ((f"`{each.name}`", ", ".join(f"{edge:g}" for edge in each.edges)) for each in histograms)
+    return text + _table(("metric", "edges"), edges)
+
+
+_METRICS_HEAD = """
+What `/metrics` shows ([how to read it](../howto/watch-a-running-finflow.md)). The numbers of all processes
+are added up; where that would make no sense, the table says so. A process that ended leaves its counters
+and histograms behind, and takes its gauges along. Times are seconds. `release` is the setting of that name.
+Tenants beyond 1,000 share the label `_other`, and `finflow_metrics_overflow_total` counts what went there.
+
+In OpenMetrics every counter and histogram also says when it began (`_created`), and buckets of
+`http_server_request_duration_seconds` name a trace that fell into them, where traces are kept.
+"""
+
+
+def _shown_name(each: Declaration) -> str:
+    suffix = {"counter": "_total", "info": "_info"}.get(each.kind, "")
+    return f"`{each.name}{suffix}`"
+
+
+def _labels(each: Declaration) -> str:
+    names = (*each.labels, "release") if each.released else each.labels
+    combined = {"max": "the largest of all processes", "min": "the least of all processes"}.get(
+        each.merge, ""
+    )
+    found = ", ".join(f"`{name}`" for name in names) or "none"
+    return f"{found} ({combined})" if combined and each.kind == "gauge" else found
 
 
 # --- schema ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from finflow.identity.service import IdentityService
     from finflow.ledger.service import LedgerService
     from finflow.limits.service import LimitService
+    from finflow.telemetry.exposition import Exposition
 
 # A worker that nobody told its address is asked by whoever runs it.
 LOCAL_ISSUER: Final = "http://127.0.0.1:8400"
@@ -50,6 +52,12 @@ def _default_data() -> Path:
 
 def _default_target() -> str:
     return "finflow.api.asgi:application"
+
+
+def _default_release() -> str:
+    from finflow import __version__
+
+    return __version__
 
 
 def _nothing() -> None:
@@ -89,6 +97,13 @@ def _level(text: str) -> str:
     return text.lower()
 
 
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host:
+        raise ValueError("it does not look like HOST:PORT")
+    return host.strip("[]"), _port(port)
+
+
 def _target(text: str) -> str:
     if not all(part.isidentifier() for part in text.replace(":", ".", 1).split(".")) or ":" not in text:
         raise ValueError("it does not look like package.module:name")
@@ -98,8 +113,22 @@ def _target(text: str) -> str:
 # What `finflow up` passes on to its workers as it is.
 _LIMITS: Final = ("tenant_requests_per_s", "tenant_burst", "tenant_concurrency", "unverified_per_s")
 
+
+def _release(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+\-]{0,63}", text):
+        raise ValueError("it is not a name of up to 64 letters, digits, dots, dashes, underscores and pluses")
+    return text
+
+
+def _share(text: str) -> float:
+    if not re.fullmatch(r"0|1|[01]?\.[0-9]{1,9}|[01]\.?", text) or float(text) > 1:
+        raise ValueError("it is not a number from 0 to 1")
+    return float(text)
+
+
 _port = _between(1, 65535)
 _count = _between(1, 256)
+_millis = _between(1, 3_600_000)
 
 SETTINGS: Final = (
     Setting("data", "The folder of the embedded database, its logs and its state.", _default_data, _path),
@@ -148,6 +177,26 @@ SETTINGS: Final = (
         _nothing,
         _path,
     ),
+    Setting(
+        "metrics_folder",
+        "Where the workers' counters lie while they run; by default in memory.",
+        _nothing,
+        _path,
+    ),
+    Setting(
+        "metrics_address",
+        "HOST:PORT at which `finflow up` answers /metrics too; by default none.",
+        _nothing,
+        _address,
+    ),
+    Setting("release", "Which release runs here: on metrics, traces and logs.", _default_release, _release),
+    Setting("trace_ratio", "The share of requests whose traces are kept, from 0 to 1.", lambda: 0.01, _share),
+    Setting(
+        "trace_slow_ms", "Requests that take so long are traced whatever the share.", lambda: 200, _millis
+    ),
+    Setting(
+        "access_log_ratio", "The share of requests that get a log line, from 0 to 1.", lambda: 0.0, _share
+    ),
 )
 
 
@@ -168,6 +217,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tenant_concurrency: int
     unverified_per_s: int
     limits_file: Path | None
+    metrics_folder: Path | None
+    metrics_address: tuple[str, int] | None
+    release: str
+    trace_ratio: float
+    trace_slow_ms: int
+    access_log_ratio: float
     sources: Mapping[str, str]
 
     @classmethod
@@ -219,6 +274,8 @@ def _parsed(setting: Setting, text: str, where: str) -> Any:
 
 
 def _shown(value: object) -> str | None:
+    if isinstance(value, tuple):
+        return ":".join(map(str, value))
     return None if value is None else redact(str(value))
 
 
@@ -241,10 +298,51 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
             },
             "FINFLOW_DATA": str(config.data),
             "FINFLOW_LOG_LEVEL": config.log_level,
+            "FINFLOW_RELEASE": config.release,
+            "FINFLOW_METRICS_FOLDER": str(metrics_folder(config)),
             **{f"FINFLOW_{name.upper()}": str(getattr(config, name)) for name in _LIMITS},
         },
+        metrics_folder=metrics_folder(config),
+        metrics_address=config.metrics_address,
+        release=config.release,
     )
     return service.running(msgspec.structs.replace(settings, **overrides))
+
+
+@asynccontextmanager
+async def traced(config: Config) -> AsyncIterator[None]:
+    """Background work of this process in traces, where OTEL_EXPORTER_OTLP_ENDPOINT says where they go."""
+    from finflow.telemetry import instruments
+    from finflow.telemetry.sampling import Sampling
+    from finflow.telemetry.service import tracing_on
+
+    def count(outcome: str, spans: int) -> None:
+        instruments.SPAN[outcome].add(spans)
+
+    sampling = Sampling(config.trace_ratio, config.trace_slow_ms)
+    with tracing_on(os.environ, sampling, config.release, count):
+        yield
+
+
+def metrics_folder(config: Config) -> Path:
+    """Where the processes of this configuration find each other's counters."""
+    from finflow.telemetry.folder import folder_for
+
+    return folder_for(config.data, config.metrics_folder)
+
+
+def measuring(config: Config) -> "Exposition":
+    """Begins to count where others can read it; answers what /metrics shows: this process and the others."""
+    from finflow import __version__
+    from finflow.telemetry import folder, vitals
+    from finflow.telemetry.collecting import Collector
+    from finflow.telemetry.exposition import Exposition
+    from finflow.telemetry.instruments import REGISTRY
+
+    place = metrics_folder(config)
+    vitals.describe(__version__, config.release, "api")
+    shared = folder.attach(REGISTRY, place, config.release)
+    return Exposition(Collector(place if shared else None, REGISTRY))
 
 
 class Services:
@@ -291,11 +389,13 @@ async def services(config: Config) -> AsyncIterator[Services]:
 
     Raises setting_malformed without a database URL, and database_unreachable.
     """
+    from finflow.db.measured import sample
     from finflow.db.pool import open_pool  # here, because asking for the configuration must stay fast
     from finflow.db.readers import open_readers
     from finflow.ledger.service import LedgerService
     from finflow.limits.buckets import Buckets
     from finflow.limits.service import LimitService
+    from finflow.telemetry.vitals import watched
 
     if config.database_url is None:
         raise FinFlowError("setting_malformed", "FINFLOW_DATABASE_URL is not set.", "FINFLOW_DATABASE_URL")
@@ -307,7 +407,7 @@ async def services(config: Config) -> AsyncIterator[Services]:
         try:
             ledger = LedgerService(pool, readers)
             limits = LimitService(pool, buckets, default, config.unverified_per_s)
-            async with identified(config, pool) as identity:
+            async with identified(config, pool) as identity, watched(ledger.sample, sample):
                 yield Services(pool, ledger, limits, identity)
             await ledger.close()
         finally:

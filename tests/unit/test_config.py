@@ -27,6 +27,15 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default() -> None:
     assert (config.log_level, config.sources["log_level"]) == ("info", "default"), "empty means unset"
 
 
+def test_an_address_may_be_of_either_protocol() -> None:
+    for text, address in (("127.0.0.1:9464", ("127.0.0.1", 9464)), ("[::1]:9464", ("::1", 9464))):
+        config = Config.load({}, {"FINFLOW_METRICS_ADDRESS": text})
+        assert config.metrics_address == address
+        assert {"metrics_address": ":".join(map(str, address))}.items() <= {
+            each["name"]: each["value"] for each in config.rendered()
+        }.items()
+
+
 def test_a_relative_data_folder_is_made_absolute() -> None:
     assert Config.load({"data": "here"}, {}).data == Path.cwd() / "here"
 
@@ -42,6 +51,8 @@ def test_a_relative_data_folder_is_made_absolute() -> None:
         ({"database_url": "mysql://x"}, {}, "--database-url=mysql://x"),
         ({}, {"FINFLOW_LOG_LEVEL": "loud"}, "FINFLOW_LOG_LEVEL=loud"),
         ({}, {"FINFLOW_TARGET": "no-colon"}, "FINFLOW_TARGET"),
+        ({}, {"FINFLOW_METRICS_ADDRESS": "9464"}, "FINFLOW_METRICS_ADDRESS=9464"),
+        ({}, {"FINFLOW_METRICS_ADDRESS": "localhost:0"}, "FINFLOW_METRICS_ADDRESS=localhost:0"),
     ],
 )
 def test_a_malformed_setting_names_where_it_stands(

@@ -44,7 +44,7 @@ def test_a_line_holds_what_was_said_and_nothing_secret() -> None:
     first, second = (json.loads(line) for line in stream.getvalue().splitlines())
     assert first["message"] == "connect to postgresql://me:***@host/db"
     assert (first["level"], first["logger"], first["worker"]) == ("warning", "finflow.test", 3)
-    assert first["at"].endswith("Z")
+    assert first["time"].endswith("Z")
     assert second["error"].endswith("ValueError: line one\nline two")
 
 

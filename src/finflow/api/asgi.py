@@ -13,6 +13,7 @@ from typing import Any, Final
 from litestar import Litestar
 from litestar.datastructures import State
 
+from finflow import __version__
 from finflow.api import (
     accounts,
     batches,
@@ -31,9 +32,12 @@ from finflow.api.admission import Doorkeeper
 from finflow.api.decoding import BATCH_BODY_LIMIT
 from finflow.api.direct import table
 from finflow.api.envelope import DEADLINE_S, Door, Envelope
+from finflow.api.measured import Measured
 from finflow.api.problems import on_error
 from finflow.api.state import Services
+from finflow.api.traced import Traced
 from finflow.ledger.service import LedgerService
+from finflow.telemetry.exposition import Exposition
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +93,14 @@ HANDLERS: Final = (
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
 
-def build(open_services: OpenServices, deadline_s: float = DEADLINE_S, door: Door | None = None) -> Envelope:
+def build(
+    open_services: OpenServices,
+    deadline_s: float = DEADLINE_S,
+    door: Door | None = None,
+    exposition: Exposition | None = None,
+    release: str = __version__,
+    access_ratio: float = 0.0,
+) -> Measured:
     """The ASGI application over these services, which are opened at start-up and closed at shutdown.
 
     Requests pass a Doorkeeper unless there is another `door`, which is for measurements alone.
@@ -105,7 +116,8 @@ def build(open_services: OpenServices, deadline_s: float = DEADLINE_S, door: Doo
         request_max_body_size=BATCH_BODY_LIMIT,
     )
     door = door or Doorkeeper(lambda: app.state.services)
-    return Envelope(app, deadline_s, table(app, HANDLERS), door)
+    enveloped = Envelope(app, deadline_s, table(app, HANDLERS), door)
+    return Measured(Traced(enveloped, release, access_ratio), HANDLERS, exposition)
 
 
 def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
@@ -137,21 +149,27 @@ async def _sweep(ledger: LedgerService) -> None:
         await asyncio.sleep(SWEEP_AGAIN_S)
 
 
-def from_environment() -> Envelope:
+def from_environment() -> Measured:
     """The application that the FINFLOW_* variables describe. Raises setting_malformed."""
-    from finflow.app import Config, services
-    from finflow.telemetry import logs
+    from finflow.app import Config, measuring, services, traced
+    from finflow.telemetry import levels, logs
 
     config = Config.load()
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, release=config.release)
+    levels.watch(config.data, config.log_level)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Services]:
-        async with services(config) as found:
+        async with traced(config), services(config) as found:
             _rest_the_collector()
             yield found
 
-    return build(opened)
+    return build(
+        opened,
+        exposition=measuring(config),
+        release=config.release,
+        access_ratio=config.access_log_ratio,
+    )
 
 
 def _rest_the_collector() -> None:

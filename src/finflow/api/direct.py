@@ -35,6 +35,7 @@ def _answering(app: Litestar, handle: Callable[[Any], Awaitable[Application]], d
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         demand.check(scope["state"])
         scope["litestar_app"] = app
+        scope["path_template"] = scope["path"]
         await (await handle(Request(scope, receive, send)))(scope, receive, send)
 
     return answer

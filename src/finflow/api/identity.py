@@ -40,7 +40,9 @@ async def identify(scope: Any, verifier: Verifies) -> None:
     try:
         token = bearer(scope["headers"])
         if token is not None:
-            state["principal"] = await verifier.verify(token, time())
+            principal = state["principal"] = await verifier.verify(token, time())
+            # What the request is counted, traced and logged as.
+            state["tenant_id"] = principal.tenant_id
     except FinFlowError as error:
         state["unidentified"] = error
 

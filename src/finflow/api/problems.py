@@ -16,6 +16,7 @@ from finflow.api.answers import PROBLEM_JSON, REPLAYED, Answer, Header, encode
 from finflow.api.methods import allowed
 from finflow.api.schemas import Problem
 from finflow.kernel.errors import FinFlowError
+from finflow.telemetry.instruments import PROBLEM
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ RETRY_AFTER: Final = (b"retry-after", b"1")
 def problem(error: FinFlowError, request_id: str, replayed: bool = False) -> Answer:
     """The answer to an error of the catalogue; those that pass by themselves say when to come again."""
     kind = error.kind
+    PROBLEM[kind.code].inc()
     body = problem_body(error, request_id)
     headers: list[Header] = [PROBLEM_JSON]
     if kind.status == 503 or (kind.status == 409 and kind.retryable):

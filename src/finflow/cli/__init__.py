@@ -14,9 +14,17 @@ from finflow import __version__
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("finflow.cli.up:up", "Start the database and the API, and run until Ctrl-C."),
     "status": ("finflow.cli.status:status", "Say whether FinFlow runs, and how well."),
+    "top": (
+        "finflow.cli.top:top",
+        "Watch requests, latency, group commit, tenants and releases, until Ctrl-C.",
+    ),
     "info": (
         "finflow.cli.info:info",
         "Show every setting, where its value comes from, and the paths in use.",
+    ),
+    "log-level": (
+        "finflow.cli.log_level:log_level",
+        "Show or change what the running FinFlow logs; `configured` takes a change back.",
     ),
     "down": ("finflow.cli.down:down", "Stop what `finflow up` started."),
     "migrate": ("finflow.cli.migrate:migrate", "Bring the database's schema up to date."),

@@ -188,7 +188,7 @@ def _id(answer: Any) -> str:
     return str(getattr(answer, answer.__struct_fields__[0]))
 
 
-def _running_url(where: dict[str, Any], config: "Config") -> str:
+def running_url(where: dict[str, Any], config: "Config") -> str:
     """The URL that was named, or that of the FinFlow which runs on the data folder."""
     if where["url"]:
         return str(where["url"])
@@ -209,7 +209,7 @@ async def _asked(
     from finflow.client.service import Client
 
     config = Config.load({"data": where["data"]})
-    url = _running_url(where, config)
+    url = running_url(where, config)
     access = Access(url, config)
     token = access.given() or await _local(access, tenant_id)
     async with Client(url, token=token, timeout_s=30, budget_s=60) as api:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from finflow.app import Config
+from finflow.app import Config, traced
 from finflow.cli import echo_json
 from finflow.cli.options import data_option, database_url_option, json_option
 from finflow.db import migrations
@@ -34,5 +34,5 @@ async def _migrate(config: Config) -> list[str]:
     # The state file masks the password of a server that is not ours.
     if config.database_url is None and state is not None and state.postgres is not None:
         return await migrations.migrate(state.database_url)
-    async with database(config.data, config.database_url) as url:
+    async with traced(config), database(config.data, config.database_url) as url:
         return await migrations.migrate(url)

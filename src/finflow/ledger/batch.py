@@ -7,6 +7,8 @@ from typing import Final, NamedTuple
 from finflow.ledger.book import Head, Record
 from finflow.ledger.commands import MOVES_MONEY, Request
 from finflow.ledger.save import Decided
+from finflow.ledger.traced import shared_root
+from finflow.telemetry.tracing import Span
 
 # Commands decided between two looks at the event loop: about a millisecond.
 SLICE: Final = 128
@@ -18,6 +20,8 @@ class Job(NamedTuple):
     requests: list[Request]
     atomic: bool
     reply: "asyncio.Future[list[Record]]"
+    queued_s: float = 0.0
+    span: "Span | None" = None
 
     @property
     def whole(self) -> bool:
@@ -58,6 +62,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
+        self.root = shared_root()
         self.size = 0
         # Only transactions: nothing that another session would have to see committed to check its rows.
         self.money_only = True
@@ -65,6 +70,7 @@ class Batch:
         self.committing = False
         # Whether decisions were made on the book that are not written: it is not what its `seq` says.
         self.on_book = False
+        self.began_s = 0.0
         self.restart(-1, 0)
 
     def restart(self, epoch: int, base_seq: int) -> None:

@@ -12,6 +12,8 @@ from finflow.kernel.errors import FinFlowError
 from finflow.ledger import directory, queries, views
 from finflow.ledger.lists import Page, Span
 from finflow.ledger.tenant import Shared, TenantLedgers, check_name
+from finflow.telemetry import tracing
+from finflow.telemetry.instruments import queued_commands
 
 if TYPE_CHECKING:
     import asyncpg
@@ -96,8 +98,9 @@ class LedgerService:
         """Release expired holds of all ledgers, once a second, until cancelled."""
         while True:
             try:
-                for ledger in await self._due_ledgers():
-                    await self.of(ledger.tenant_id).expire_due(ledger.ledger_id)
+                with tracing.root("ledger.sweep"):
+                    for ledger in await self._due_ledgers():
+                        await self.of(ledger.tenant_id).expire_due(ledger.ledger_id)
             except FinFlowError as error:
                 log.warning("sweep of expired holds failed", extra={"error": repr(error)})
             await asyncio.sleep(SWEEP_EVERY_S)
@@ -109,6 +112,10 @@ class LedgerService:
         if not due:
             self._swept = max(since, now - SWEEP_OVERLAP_US)
         return due
+
+    def sample(self) -> None:
+        """Set the gauge of commands that wait for their answer."""
+        queued_commands.set(sum(writer.queued for writer in self._shared.writers.values()))
 
     async def close(self) -> None:
         """Write what is queued, then stop."""

@@ -13,18 +13,21 @@ import asyncio
 import logging
 import random
 from collections import deque
+from time import perf_counter
 from typing import Final, NoReturn
 
 import asyncpg
 
 from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
-from finflow.ledger import save, store
+from finflow.ledger import meter, save, store
 from finflow.ledger.batch import Batch, Job
 from finflow.ledger.book import Account, Record
 from finflow.ledger.commands import Request
 from finflow.ledger.decider import ACQUIRE_TIMEOUT_S, Decider
 from finflow.ledger.replay import unjournaled
+from finflow.ledger.traced import submitted, traced
+from finflow.telemetry.tracing import detached, within
 
 log = logging.getLogger(__name__)
 
@@ -110,10 +113,10 @@ class LedgerWriter:
     async def _enqueue(self, requests: list[Request], atomic: bool) -> list[Record]:
         reply: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
         self._keys.update([request.key for request in requests])
-        self._jobs.append(Job(requests, atomic, reply))
+        self._jobs.append(Job(requests, atomic, reply, perf_counter(), submitted()))
         self._wake.set()
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name=f"ledger-writer-{self._ledger_no}")
+            self._task = asyncio.create_task(detached(self._run()), name=f"ledger-writer-{self._ledger_no}")
         # A caller that gives up takes its own reply with it, not the batch, nor its keys' place in it.
         return await reply
 
@@ -123,6 +126,11 @@ class LedgerWriter:
         self._wake.set()
         if self._task is not None:
             await asyncio.wait([self._task])
+
+    @property
+    def queued(self) -> int:
+        """Commands that wait for their answer."""
+        return len(self._keys)
 
     @property
     def idle(self) -> bool:
@@ -141,7 +149,7 @@ class LedgerWriter:
             if batch.jobs:
                 previous = self._in_flight[-1] if self._in_flight else None
                 self._foreseen = batch.head is not None
-                writing = asyncio.create_task(self._write(batch, previous))
+                writing = asyncio.create_task(traced(self._write(batch, previous), batch, self._ledger_no))
                 writing.add_done_callback(lambda _: self._wake.set())
                 self._in_flight.append(writing)
                 self._last = batch
@@ -156,7 +164,7 @@ class LedgerWriter:
             self._fill(batch)
             self._in_flight = [writing for writing in self._in_flight if not writing.done()]
             if batch.jobs and (self._foreseen or not self._in_flight):
-                await self._decider.decide_ahead(batch)
+                await within(batch.root, self._decider.decide_ahead(batch))
             if self._may_go(batch):
                 return batch
             await self._wake.wait()
@@ -188,6 +196,7 @@ class LedgerWriter:
 
     async def _write(self, batch: Batch, previous: Writing | None) -> None:
         """Write one batch and answer its jobs, trying again for as long as that can help."""
+        batch.began_s = perf_counter()
         deadline = asyncio.get_running_loop().time() + RETRY_FOR_S
         attempt, collisions, sent = 0, 0, False
         while True:
@@ -195,6 +204,7 @@ class LedgerWriter:
                 await self._attempt(batch, attempt > 0, previous)
                 return
             except _Void:
+                meter.again("void")
                 # Nobody's fault, so it does not count: decided again, under the lock, after the one before.
                 await _end_of(previous)
                 continue
@@ -219,7 +229,9 @@ class LedgerWriter:
 
     async def _back_off(self, failure: Exception, attempt: int) -> None:
         if isinstance(failure, asyncpg.UniqueViolationError):
+            meter.again("key")
             return
+        meter.again("database")
         log.warning("batch is tried again", extra={"ledger_no": self._ledger_no, "error": repr(failure)})
         await asyncio.sleep(min(1.0, 0.02 * 2**attempt) * random.uniform(0.5, 1.0))  # noqa: S311 # jitter
 
@@ -244,6 +256,7 @@ class LedgerWriter:
         self._decider.confirm()
         self._keys.difference_update(batch.keys())
         batch.succeed(records)
+        meter.committed(batch, records)
 
     async def _transact(
         self, connection: store.Connection, batch: Batch, look_up: bool, previous: Writing | None
@@ -259,7 +272,7 @@ class LedgerWriter:
             else:
                 records = await self._write_under_lock(connection, batch, look_up, previous)
             batch.committing = True
-            await transaction.commit()
+            await meter.commit(transaction)
         except _Void:
             await transaction.rollback()
             raise
@@ -346,6 +359,7 @@ class LedgerWriter:
             error = FinFlowError("internal")
         self._keys.difference_update(batch.keys())
         batch.fail(error)
+        meter.failed(batch, error)
 
 
 async def _end_of(previous: Writing | None) -> None:

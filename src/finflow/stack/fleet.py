@@ -41,6 +41,7 @@ class Fleet:
         environment: Mapping[str, str],
         log: Path,
         on_change: Callable[[], None] = lambda: None,
+        on_end: Callable[[int], None] = lambda status: None,
     ) -> None:
         self.host, self.port = bound.getsockname()[:2]
         self._target = target
@@ -48,6 +49,7 @@ class Fleet:
         self._environment = {**os.environ, **environment}
         self._log_path = log
         self._on_change = on_change
+        self._on_end = on_end
         self._children: dict[int, asyncio.subprocess.Process] = {}
         self._keepers: list[asyncio.Task[None]] = []
         self._log_start = 0
@@ -111,6 +113,7 @@ class Fleet:
             self._on_change()
             status = await child.wait()
             self._deaths += 1
+            self._on_end(status)
             pause_s = _PAUSE_S if monotonic() - born > _HEALTHY_S else min(pause_s * 2, _PAUSE_MAX_S)
             _log.warning("worker ended", extra={"worker": number, "status": status, "again_in_s": pause_s})
             await asyncio.sleep(pause_s)

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -22,8 +22,11 @@ from finflow.kernel.errors import FinFlowError
 from finflow.stack import ports
 from finflow.stack.fleet import Fleet
 from finflow.stack.folder import DataFolder, State
+from finflow.stack.measuring import measuring
+from finflow.stack.meter import StackMeter
 from finflow.stack.postgres import EmbeddedPostgres
 from finflow.stack.processes import Process, identify
+from finflow.telemetry.folder import folder_for
 from finflow.telemetry.redaction import redact
 
 _log = logging.getLogger(__name__)
@@ -34,7 +37,8 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `port` None means the default port, or a free one where that is taken; `environment` is added to the
     workers'; `keys` is the folder of the keys that sign access tokens, in the data folder by default;
-    `durable=False` is for tests of things other than durability.
+    `durable=False` is for tests of things other than durability. `metrics_folder` is where the workers
+    count; None means the one that belongs to the data folder.
     """
 
     data: Path
@@ -46,6 +50,9 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True):
     keys: Path | None = None
     environment: Mapping[str, str] = {}
     durable: bool = True
+    metrics_folder: Path | None = None
+    metrics_address: tuple[str, int] | None = None
+    release: str = ""
 
 
 class Stack:
@@ -58,6 +65,8 @@ class Stack:
         self.fleet: Fleet | None = None
         self.migrations: list[str] = []
         self.database_url = settings.database_url or ""
+        self.meter = StackMeter()
+        self.metrics_port: int | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._memory = folder.memory_file()
         self.keys = settings.keys or folder.root / "keys"
@@ -127,6 +136,7 @@ class Stack:
             environment,
             self.folder.logs / "api.log",
             self.write_state,
+            self.meter.worker_ended,
         )
         self._bound = bound
         await self.fleet.start()
@@ -165,6 +175,12 @@ class Stack:
             self.write_state()
 
 
+def _measured(stack: Stack) -> AbstractAsyncContextManager[int | None]:
+    settings = stack.settings
+    place = folder_for(settings.data, settings.metrics_folder)
+    return measuring(stack.meter, place, settings.data, settings.metrics_address, settings.release)
+
+
 @asynccontextmanager
 async def running(settings: StackSettings) -> AsyncIterator[Stack]:
     """Starts everything, yields when it is ready, and stops everything at the end of the block.
@@ -181,6 +197,7 @@ async def running(settings: StackSettings) -> AsyncIterator[Stack]:
         undo.callback(folder.unlock)
         undo.callback(folder.clear_state)
         undo.push_async_callback(stack.stop_database)
+        stack.metrics_port = await undo.enter_async_context(_measured(stack))
         await stack.start_database()
         undo.push_async_callback(stack.stop_api)
         await stack.start_api()

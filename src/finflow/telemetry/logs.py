@@ -1,45 +1,154 @@
-"""Structured logs: one JSON object a line, on standard error, through the standard library's logging.
+"""Structured logs: one JSON object a line, on standard output, through the standard library's logging.
 
-A line has `at` (RFC 3339 UTC, microseconds), `level`, `logger`, `message`, `pid`, whatever was given as
-`extra=`, and `error` with the traceback where there is one. Passwords in URLs are masked in all of it.
+A line has `time` (RFC 3339 UTC, microseconds), `level`, `logger`, `message`, `pid` and `release`; within a
+request or a background step also `trace_id`, `span_id`, `request_id` and `tenant`; then whatever was given
+as `extra=`, and `error` with the traceback where there is one. Secrets and personal data are masked in all of
+it, see `redaction.scrub`. On a terminal the same fields are laid out for people.
 """
 
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from time import monotonic
+from typing import Any, Final, TextIO
 
 import msgspec
 
-from finflow.telemetry.redaction import redact
+from finflow import __version__
+from finflow.telemetry import tracing
+from finflow.telemetry.redaction import scrub, scrub_field
 
+LEVELS: Final = ("debug", "info", "warning", "error")
 # Whatever a plain LogRecord already has is not an extra.
 _PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_FIXED: Final = ("time", "level", "logger", "message", "pid", "release")
+_COLOURS: Final = {"warning": "\033[33m", "error": "\033[31m", "critical": "\033[31m", "debug": "\033[2m"}
+_PLAIN_AGAIN: Final = "\033[0m"
 
 
 class JsonLines(logging.Formatter):
     """Formats a record as one line of JSON."""
 
-    def format(self, record: logging.LogRecord) -> str:
+    def __init__(self, release: str = __version__) -> None:
+        super().__init__()
+        self._release = release
+
+    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        """What the record says, masked, in the order in which it is written."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
-        line: dict[str, object] = {
-            "at": at.replace("+00:00", "Z"),
+        line: dict[str, Any] = {
+            "time": at.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": scrub(_message(record)),
             "pid": os.getpid(),
+            "release": self._release,
         }
-        line |= {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        line |= _context()
+        line |= {name: scrub_field(name, value) for name, value in vars(record).items() if name not in _PLAIN}
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return redact(msgspec.json.encode(line, enc_hook=str).decode())
+            line["error"] = scrub(self.formatException(record.exc_info))
+        return line
+
+    def format(self, record: logging.LogRecord) -> str:
+        return msgspec.json.encode(self.fields(record), enc_hook=str).decode()
 
 
-def configure(level: str = "info", stream: TextIO | None = None) -> None:
-    """Sends every logger's records of at least this level to the stream (standard error) as JSON lines."""
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonLines())
+class PrettyLines(JsonLines):
+    """The same for people: time of day, level, message, then name=value; tracebacks below."""
+
+    def __init__(self, release: str = __version__, colours: bool = True) -> None:
+        super().__init__(release)
+        self._colours = colours
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = self.fields(record)
+        error = line.pop("error", None)
+        level = line["level"]
+        colour, plain = (_COLOURS.get(level, ""), _PLAIN_AGAIN) if self._colours else ("", "")
+        rest = " ".join(f"{name}={_word(value)}" for name, value in line.items() if name not in _FIXED)
+        # No control character of a message may write on the reader's terminal.
+        said = f"{line['logger']}: {_printable(line['message'])} {_printable(rest)}".rstrip()
+        head = f"{line['time'][11:23]} {colour}{level:<7}{plain} {said}"
+        return head if error is None else "\n".join([head, *map(_printable, error.splitlines())])
+
+
+def configure(level: str = "info", stream: TextIO | None = None, release: str = __version__) -> None:
+    """Sends every logger's records of at least this level to the stream (standard output).
+
+    As JSON lines, or laid out for people where the stream is a terminal.
+    """
+    stream = stream or sys.stdout
+    handler = logging.StreamHandler(stream)
+    colours = "NO_COLOR" not in os.environ
+    handler.setFormatter(PrettyLines(release, colours) if stream.isatty() else JsonLines(release))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """From now on, log records of at least this level, one of LEVELS."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def level() -> str:
+    """The level in force."""
+    return logging.getLevelName(logging.getLogger().level).lower()
+
+
+class Thrifty:
+    """Says whether a line about something may be written: so many a second for each kind, the rest counted.
+
+    Where a database goes away, thousands of requests fail in the same second for the same reason.
+    """
+
+    def __init__(self, per_s: int = 20, kinds: int = 256) -> None:
+        self._per_s = per_s
+        self._kinds = kinds
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def allow(self, kind: str) -> tuple[bool, int]:
+        """Whether to write it, and how many of this kind were not since the last that was."""
+        now = monotonic()
+        since, count = self._seen.get(kind, (now, 0))
+        if now - since >= 1.0:
+            self._seen[kind] = (now, 1)
+            return True, max(0, count - self._per_s)
+        if kind not in self._seen and len(self._seen) >= self._kinds:
+            self._seen.clear()
+        self._seen[kind] = (since, count + 1)
+        return count < self._per_s, 0
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (TypeError, ValueError):
+        # A line with a wrong number of arguments still says where to look.
+        return str(record.msg)
+
+
+def _context() -> Iterator[tuple[str, str]]:
+    """Whose work this line was written in."""
+    span = tracing.current()
+    if span is None:
+        return
+    trace = span.trace
+    yield "trace_id", f"{trace.trace_id:032x}"
+    yield "span_id", f"{span.span_id:016x}"
+    if trace.request is not None:
+        yield "request_id", trace.request
+    if trace.whose is not None:
+        yield "tenant", trace.whose
+
+
+def _word(value: object) -> str:
+    text = value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
+    return text if text and " " not in text else f'"{text}"'
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\t" else f"\\x{ord(c):02x}" for c in text)

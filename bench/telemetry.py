@@ -1,0 +1,239 @@
+"""What telemetry costs: an observation, a scrape, and all of it at the HTTP benchmark, on against off.
+
+`python -m bench.telemetry [--json] [--keep] [--short]`. Microseconds are the best of several rounds, beside
+prometheus_client in the same run. The HTTP part runs two stacks side by side, one of them bench.bare without
+anything that watches it, and posts to them in turn with wrk; `on` counts, traces to a receiver that takes
+everything, and logs. Without wrk that part is left out, and the result says so.
+"""
+
+import argparse
+import asyncio
+import shutil
+import tempfile
+import timeit
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import prometheus_client
+import psutil
+import uvloop
+
+from bench import tracing
+from bench.ground import median, pool_of, report
+from bench.http import SCRIPT, WORKERS, wrk
+from bench.ledger import make_ledger
+from finflow.api.asgi import HANDLERS
+from finflow.api.measured import Measured
+from finflow.ledger.service import LedgerService
+from finflow.stack.service import Stack, StackSettings, running
+from finflow.telemetry.collecting import Collector, block_path
+from finflow.telemetry.exposition import pieces
+from finflow.telemetry.instruments import REQUEST_EDGES_S
+from finflow.telemetry.metrics import Registry
+
+SERIES = 10_000
+PROCESSES = 2
+ROOT = Path(__file__).parents[1]
+
+
+def micros(work: Callable[..., object], *arguments: object, rounds: int = 15, times: int = 20_000) -> float:
+    """The best round's microseconds a call."""
+    timer = timeit.Timer("work(*a)" if arguments else "work()", globals={"work": work, "a": arguments})
+    return round(min(timer.repeat(rounds, times)) / times * 1e6, 3)
+
+
+def observations() -> dict[str, float]:
+    """A counter and a histogram, ours and prometheus_client's."""
+    ours, theirs = Registry(), prometheus_client.CollectorRegistry()
+    counter = ours.counter("bench_requests", "Requests.", ("route",)).bind("/")
+    histogram = ours.histogram(
+        "bench_time_seconds", "Time.", REQUEST_EDGES_S, ("route",), exemplars=True
+    ).bind("/")
+    same = prometheus_client.Counter("bench_requests", "Requests.", ["route"], registry=theirs).labels("/")
+    same_time = prometheus_client.Histogram(
+        "bench_time_seconds", "Time.", ["route"], registry=theirs, buckets=REQUEST_EDGES_S
+    ).labels("/")
+    found = {
+        "counter_us": micros(counter.inc),
+        "prometheus_client_counter_us": micros(same.inc),
+        "histogram_us": micros(histogram.observe, 0.0123),
+        "prometheus_client_histogram_us": micros(same_time.observe, 0.0123),
+        "exemplar_us": micros(histogram.exemplify, 0.0123, b"t" * 16, b"s" * 8, 1.0),
+    }
+    for name in ("counter", "histogram"):
+        ratio = found[f"{name}_us"] / found[f"prometheus_client_{name}_us"]
+        found[f"{name}_ratio_to_prometheus_client"] = round(ratio, 3)
+    return found
+
+
+def request() -> dict[str, float]:
+    """The measurement around a request, beside the same request without it."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 201})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def sent(message: Any) -> None:
+        return None
+
+    def once(app: Any) -> None:
+        scope = {"type": "http", "method": "POST", "path": "/v1/transactions", "headers": []}
+        try:
+            app(scope | {"state": {"tenant_id": "ten_bench"}}, None, sent).send(None)
+        except StopIteration:
+            return
+
+    bare, measured = micros(once, answer), micros(once, Measured(answer, HANDLERS))
+    return {"request_measured_us": round(measured - bare, 3)}
+
+
+def scrape() -> dict[str, float]:
+    """One scrape of so many series, each counted by two processes; and its longest hold on the thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = [_counted(Path(folder), number) for number in range(PROCESSES)]
+        reader, whole_ms, longest_ms, size = Collector(Path(folder)), [], [], 0
+        for _ in range(11):
+            since = began = perf_counter()
+            longest, size = 0.0, 0
+            for piece in pieces(reader, openmetrics=False):
+                size += len(piece)
+                longest, since = max(longest, perf_counter() - since), perf_counter()
+            whole_ms.append((perf_counter() - began) * 1e3)
+            longest_ms.append(longest * 1e3)
+        for each in kept:
+            each.release()
+    return {
+        "scrape_series": SERIES,
+        "scrape_first_ms": round(whole_ms[0], 1),
+        "scrape_ms": median(whole_ms[1:]),
+        "scrape_longest_hold_ms": median(longest_ms[1:]),
+        "scrape_bytes": size,
+    }
+
+
+def _counted(folder: Path, number: int) -> Registry:
+    """A registry of 10,000 lines: half of them counters, half of them parts of histograms."""
+    made = Registry()
+    family = made.counter("bench_requests", "Requests.", ("tenant", "outcome"), released=True)
+    for tenant in range(SERIES // 2):
+        family.bind(f"ten_01m82nreh9edy80000000{tenant:05}", "good").inc()
+    lines = len(REQUEST_EDGES_S) + 3
+    times = made.histogram("bench_time_seconds", "Time.", REQUEST_EDGES_S, ("route",), released=True)
+    for route in range(SERIES // 2 // lines):
+        times.bind(f"/v1/routes/{route}").observe(0.1)
+    made.attach(block_path(folder, number), "bench", number)
+    return made
+
+
+# --- all of it, at the HTTP benchmark ---
+
+
+async def http(rounds: int, seconds: int) -> dict[str, Any]:
+    """Posts to a stack that is watched and to one that is not, in turn."""
+    async with AsyncExitStack() as stacks:
+        folder = Path(stacks.enter_context(tempfile.TemporaryDirectory(prefix="finflow-bench-")))
+        endpoint = await stacks.enter_async_context(_receiver())
+        variants = {
+            "on": ("finflow.api.asgi:application", {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}),
+            "off": ("bench.bare:application", {"PYTHONPATH": str(ROOT)}),
+        }
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
+        posts: dict[str, Callable[[int, str], Any]] = {}
+        for name, (target, environment) in variants.items():
+            settings = StackSettings(
+                data=folder / name, workers=WORKERS, port=0, target=target,
+                environment=environment | {"FINFLOW_DATA": str(folder / name)},
+            )  # fmt: skip
+            stack = await stacks.enter_async_context(running(settings))
+            posts[name] = await _poster(stack, folder / f"{name}.accounts")
+            await posts[name](max(2, seconds // 2), "warm")
+        for number in range(rounds):
+            # Which goes first changes, so that neither always follows the other.
+            for name in sorted(variants, reverse=bool(number % 2)):
+                runs[name].append(await posts[name](seconds, f"run{number}"))
+    return _compared(runs)
+
+
+async def _poster(stack: Stack, listing: Path) -> Callable[[int, str], Any]:
+    pool = await pool_of(stack.database_url, 2)
+    service = LedgerService(pool)
+    ledger_id, accounts = await make_ledger(service, listing.stem)
+    await service.close()
+    pool.terminate()
+    await asyncio.to_thread(listing.write_text, "\n".join(accounts) + "\n")
+
+    async def post(seconds: int, run: str) -> dict[str, float]:
+        before_s = _cpu_s(stack)
+        found = await wrk(stack.url, SCRIPT, seconds, str(listing), ledger_id, run)
+        return found | {"cpu_us": (_cpu_s(stack) - before_s) / found["requests"] * 1e6}
+
+    return post
+
+
+def _cpu_s(stack: Stack) -> float:
+    """Processor time of the workers: unlike the wall's, it hardly depends on what else the machine does."""
+    times = [psutil.Process(pid).cpu_times() for pid in stack.worker_pids]
+    return float(sum(each.user + each.system for each in times))
+
+
+def _compared(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    pairs = list(zip(runs["on"], runs["off"], strict=True))
+    found: dict[str, Any] = {
+        f"http_{name}_{figure}": median([run[figure] for run in each])
+        for name, each in runs.items()
+        for figure in ("per_s", "p50_ms", "p99_ms", "cpu_us")
+    }
+    return found | {
+        "http_on_to_off": median([on["per_s"] / off["per_s"] for on, off in pairs]),
+        "http_on_to_off_cpu": median([on["cpu_us"] / off["cpu_us"] for on, off in pairs]),
+        "http_p99_more_ms": median([on["p99_ms"] - off["p99_ms"] for on, off in pairs]),
+        "http_errors": int(sum(run["errors"] for each in runs.values() for run in each)),
+        "http_rounds": len(pairs),
+    }
+
+
+@asynccontextmanager
+async def _receiver() -> AsyncIterator[str]:
+    """Takes every span that comes and answers at once, as a collector on the same machine would."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = next(
+                    int(line.split(b":")[1])
+                    for line in head.lower().splitlines()
+                    if line.startswith(b"content-length:")
+                )
+                await reader.readexactly(length)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="write bench/results/")
+    parser.add_argument("--short", action="store_true", help="one small round: shows that it runs")
+    options = parser.parse_args()
+    figures: dict[str, Any] = {**observations(), **request(), **scrape()}
+    figures |= tracing.measure(options.short)
+    if shutil.which("wrk") is None:
+        figures["http_skipped"] = "wrk is not installed"
+    else:
+        rounds, seconds = (1, 3) if options.short else (8, 10)
+        figures |= uvloop.run(http(rounds, seconds))
+    report("telemetry", figures, seed=1993, as_json=options.json, keep=options.keep)
+
+
+if __name__ == "__main__":
+    main()

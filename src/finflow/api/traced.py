@@ -1,0 +1,124 @@
+"""The server's span around each request, from the caller's `traceparent` to the answer's status; access log.
+
+It stands outside of the envelope, so that it also sees what the envelope answers by itself. What a span says
+of a request is gathered only for those that are kept.
+"""
+
+import logging
+import random
+from typing import Any, Final
+
+from finflow.telemetry import trace_context, tracing
+from finflow.telemetry.trace_context import Parent
+from finflow.telemetry.tracing import Attributes, Span
+
+access = logging.getLogger("finflow.access")
+
+_METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+_OTHER_METHOD: Final = "_OTHER"
+# Asked every few seconds by whoever watches the process: kept where they fail or are slow, not by chance.
+_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_FIRST_FAILURE: Final = 500
+_MAX_PATH: Final = 1_024
+
+
+class Traced:
+    """ASGI around the envelope. `access_ratio` of the requests get an access line, and every failed one."""
+
+    def __init__(self, app: Any, release: str, access_ratio: float = 0.0) -> None:
+        self._app = app
+        self._release = release
+        self._access_ratio = access_ratio
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        root = tracing.tracer().begin("request", "server", _parent(scope["headers"]))
+        root.trace.scope = scope
+        status = 0
+
+        def send_watched(message: Any) -> Any:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            return send(message)
+
+        token = tracing.enter(root)
+        try:
+            await self._app(scope, receive, send_watched)
+        except BaseException as error:
+            root.error = tracing.error_name(error)
+            raise
+        finally:
+            root.end(str(status) if status >= _FIRST_FAILURE else None)
+            if self._access_ratio:
+                self._log(root, status)
+            tracing.leave(token)
+            self._decide(root, status)
+
+    def _decide(self, root: Span, status: int) -> None:
+        tracer, trace = tracing.tracer(), root.trace
+        reason = tracer.verdict(root)
+        if reason is None or (reason == "head" and trace.parent is None and trace.scope["path"] in _PROBES):
+            trace.forget()
+            return
+        root.attributes.update(_attributes(trace.scope, status))
+        root.attributes["finflow.release"] = self._release
+        root.name = _name(root.attributes)
+        # Both are read from the scope while it is there.
+        trace.request_id, trace.tenant = trace.request, trace.whose
+        tracer.keep(root, reason)
+
+    def _log(self, root: Span, status: int) -> None:
+        chosen = self._access_ratio >= 1 or random.random() < self._access_ratio  # noqa: S311 - a sample
+        if not chosen and root.error is None:
+            return
+        scope = root.trace.scope
+        access.info(
+            "request",
+            extra={
+                "method": scope["method"],
+                "path": scope["path"][:_MAX_PATH],
+                "route": scope.get("path_template"),
+                "status": status,
+                "duration_ms": round((root.ended_ns - root.started_ns) / 1e6, 3),
+            },
+        )
+
+
+def _parent(headers: Any) -> Parent | None:
+    found, state = None, b""
+    for name, value in headers:
+        if name == b"traceparent":
+            found = value
+        elif name == b"tracestate":
+            state = value
+    return None if found is None else trace_context.parse(found, state)
+
+
+def _attributes(scope: Any, status: int) -> Attributes:
+    """By OpenTelemetry's conventions for HTTP servers. No query string: it may hold what is private."""
+    method = scope["method"]
+    found: Attributes = {
+        "http.request.method": method if method in _METHODS else _OTHER_METHOD,
+        "url.path": scope["path"][:_MAX_PATH],
+        "url.scheme": scope.get("scheme", "http"),
+        "network.protocol.version": scope.get("http_version", "1.1"),
+    }
+    if route := scope.get("path_template"):
+        found["http.route"] = route
+    if status:
+        found["http.response.status_code"] = status
+    if (server := scope.get("server")) and server[0]:
+        found["server.address"] = server[0]
+        if server[1]:
+            found["server.port"] = server[1]
+    return found
+
+
+def _name(attributes: Attributes) -> str:
+    """Method and route; without a route the method alone, because paths are without number."""
+    method = attributes["http.request.method"]
+    shown = "HTTP" if method == _OTHER_METHOD else method
+    return f"{shown} {attributes.get('http.route', '')}".strip()

@@ -1,0 +1,57 @@
+"""What the group commit counts of itself, per batch: never more than a call or two for each."""
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from finflow.kernel.errors import FinFlowError
+from finflow.ledger.book import Record
+from finflow.telemetry import instruments
+
+if TYPE_CHECKING:
+    from finflow.ledger.batch import Batch
+
+_ACCEPTED, _REFUSED, _REPLAYED, _FAILED = (
+    instruments.COMMAND[outcome] for outcome in instruments.COMMAND_OUTCOMES
+)
+
+
+async def commit(transaction: Any) -> None:
+    """COMMIT, and how long it took."""
+    began_s = perf_counter()
+    await transaction.commit()
+    instruments.commit_duration.observe(perf_counter() - began_s)
+
+
+def committed(batch: "Batch", records: Sequence[Record]) -> None:
+    """A batch is durable: its size, how long its jobs waited, what became of its commands."""
+    now_s, began_s = perf_counter(), batch.began_s
+    instruments.batch_size.observe(batch.size)
+    instruments.write_duration.observe(now_s - began_s)
+    for job in batch.jobs:
+        # Jobs that joined a batch under way did not wait for its beginning.
+        instruments.queue_wait.observe(max(0.0, began_s - job.queued_s))
+    replayed = refused = 0
+    for record in records:
+        if record.replayed:
+            replayed += 1
+        elif record.code is not None:
+            refused += 1
+            instruments.REFUSAL[record.code].inc()
+    _REPLAYED.add(replayed)
+    _REFUSED.add(refused)
+    _ACCEPTED.add(batch.size - replayed - refused)
+
+
+def failed(batch: "Batch", error: FinFlowError) -> None:
+    """A batch was given up; its callers get this error."""
+    code = error.kind.code
+    instruments.WRITE_FAILURES.bind(code).inc()
+    _FAILED.add(batch.size)
+    if code == "outcome_unknown":
+        instruments.unknown_outcomes.add(batch.size)
+
+
+def again(reason: str) -> None:
+    """A batch is tried again: void, key or database."""
+    instruments.RETRY[reason].inc()

@@ -1,0 +1,372 @@
+"""Traces: what a request or a background step did, span by span, kept only where somebody will read it.
+
+Every request is recorded as plain objects (about three microseconds), and the decision is made at its end:
+it is kept where its caller or the dice said so at the beginning, where it failed, or where it was slow.
+Only what is kept becomes spans of OpenTelemetry's SDK, and that in the exporter's thread.
+
+Times within a trace come from the monotonic clock, laid on the wall clock as it was at the trace's
+beginning: a clock that steps makes no span negative. The current span is a context variable, so that it
+follows tasks; a task that outlives its maker begins with `detached`.
+"""
+
+import logging
+import random
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from typing import Any, Final, Literal, NamedTuple, TypeVar
+
+from finflow.telemetry import trace_context
+from finflow.telemetry.sampling import Allowance, Sampling
+from finflow.telemetry.trace_context import Parent
+
+Kind = Literal["internal", "server", "client"]
+Value = str | int | float | bool
+Attributes = dict[str, Value]
+Reason = Literal["head", "error", "slow", "linked"]
+T = TypeVar("T")
+
+MAX_SPANS: Final = 128
+MAX_LINKS: Final = 128
+# As OpenTelemetry's TraceIdRatioBased has it: the lower half of the trace id decides, so that every
+# process which samples by the same ratio decides alike.
+_DICE: Final = (1 << 64) - 1
+
+now_ns: Final = time.monotonic_ns
+wall_ns: Final = time.time_ns
+_id_bits: Final = random.getrandbits
+
+
+class Link(NamedTuple):
+    """A span of another trace, by its numbers: pointing at it keeps nothing of it in memory."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool
+
+
+class Trace:
+    """What the spans of one request or background step share. The root span holds it, not it the root.
+
+    So objects form a circle only where there are children, and `forget` opens it: a request leaves nothing
+    for the garbage collector, which runs rarely here.
+    """
+
+    __slots__ = (
+        "dropped", "kept", "linked", "parent", "recording", "request_id", "sampled", "scope", "shared",
+        "spans", "tenant", "trace_id", "wall_ns",
+    )  # fmt: skip
+
+    def __init__(self, parent: Parent | None, threshold: int, recording: bool) -> None:
+        self.parent = parent
+        self.trace_id = parent.trace_id if parent else _id_bits(128) or 1
+        self.sampled = parent.sampled if parent else self.trace_id & _DICE < threshold
+        self.recording = recording
+        # Done for requests that will only later know whether they are kept.
+        self.shared = False
+        # What to add to the monotonic clock to get nanoseconds since the epoch.
+        self.wall_ns = wall_ns() - now_ns()
+        # Children of the root, theirs included, in the order of their beginning.
+        self.spans: list[Span] = []
+        self.dropped = 0
+        # Roots of traces that must be kept where this one is: the group commits that served it.
+        self.linked: list[Span] = []
+        self.kept: Reason | None = None
+        self.tenant: str | None = None
+        self.request_id: str | None = None
+        # The ASGI scope while the request runs; gone at its end, so that a kept trace keeps no request.
+        self.scope: Any = None
+
+    @property
+    def request(self) -> str | None:
+        """The request's id, as soon as it has one."""
+        if self.request_id is None and self.scope is not None:
+            self.request_id = (self.scope.get("state") or {}).get("request_id")
+        return self.request_id
+
+    @property
+    def whose(self) -> str | None:
+        """The tenant's id, as soon as whoever checked the caller knows it."""
+        if self.tenant is None and self.scope is not None:
+            self.tenant = (self.scope.get("state") or {}).get("tenant_id")
+        return self.tenant
+
+    def common(self) -> Attributes:
+        """Whose trace it is: on every span, so that a search by tenant finds the slow query itself."""
+        found: Attributes = {}
+        if self.whose is not None:
+            found["finflow.tenant.id"] = self.whose
+        if self.request is not None:
+            found["finflow.request.id"] = self.request
+        return found
+
+    def summary(self) -> Attributes:
+        """What the root says of the whole: why it was kept, how much of it was not."""
+        found: Attributes = {"finflow.sampled.reason": self.kept or "head"}
+        if self.dropped:
+            found["finflow.dropped_spans"] = self.dropped
+        return found
+
+    def forget(self) -> None:
+        """Let go of everything but the numbers; called when the trace is exported, or will not be."""
+        self.spans, self.linked, self.scope, self.recording = [], [], None, False
+
+
+class Span:
+    """One step of a trace. `ended_ns` is 0 while it runs; times are the monotonic clock's nanoseconds."""
+
+    __slots__ = (
+        "attributes", "dropped_links", "ended_ns", "error", "kind", "links", "name", "parent", "span_id",
+        "started_ns", "trace",
+    )  # fmt: skip
+
+    def __init__(self, trace: Trace, parent: "Span | None", name: str, kind: Kind = "internal") -> None:
+        self.trace = trace
+        self.parent = parent
+        self.name = name
+        self.kind = kind
+        self.span_id = _id_bits(64) or 1
+        self.attributes: Attributes = {}
+        self.links: list[Link] = []
+        self.dropped_links = 0
+        # What went wrong, in a word of low cardinality: an error code, a SQLSTATE, an exception's name.
+        self.error: str | None = None
+        self.ended_ns = 0
+        self.started_ns = now_ns()
+
+    @property
+    def traceparent(self) -> str:
+        """The header that makes somebody else's span a child of this one."""
+        return trace_context.traceparent(self.trace.trace_id, self.span_id, self.trace.sampled)
+
+    def child(self, name: str, kind: Kind = "internal") -> "Span | None":
+        """A further span, or None where nothing is recorded or the trace has as many as it may have."""
+        trace = self.trace
+        if not trace.recording:
+            return None
+        if len(trace.spans) >= MAX_SPANS:
+            trace.dropped += 1
+            return None
+        span = Span(trace, self, name, kind)
+        trace.spans.append(span)
+        return span
+
+    def link(self, other: "Span") -> None:
+        """Point at a span of another trace, as long as there is room."""
+        if len(self.links) < MAX_LINKS:
+            self.links.append(Link(other.trace.trace_id, other.span_id, other.trace.sampled))
+        else:
+            self.dropped_links += 1
+
+    def serve(self, other: "Span") -> None:
+        """This root did the work that a span of another trace waited for: both point at each other."""
+        other.link(self)
+        self.link(other)
+        if len(other.trace.linked) < MAX_LINKS:
+            other.trace.linked.append(self)
+
+    def end(self, error: str | None = None) -> None:
+        """Stop the clock; what went wrong first stays."""
+        self.ended_ns = now_ns()
+        self.error = self.error or error
+
+
+class Tracer:
+    """Begins traces, and decides at their end which are kept. Without a sink nothing is recorded but ids."""
+
+    def __init__(
+        self,
+        sink: Callable[[Span], None] | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 - a tuple, which nobody can change
+        on_drop: Callable[[str, int], None] = lambda reason, count: None,
+    ) -> None:
+        self._sink = sink
+        self._threshold = round(sampling.ratio * (_DICE + 1))
+        self._slow_ns = int(sampling.slow_ms * 1_000_000)
+        self._on_drop = on_drop
+        self._allowances: dict[Reason, Allowance] = {
+            "head": Allowance(sampling.head_per_s),
+            "error": Allowance(sampling.failed_per_s),
+            "slow": Allowance(sampling.slow_per_s),
+        }
+
+    @property
+    def recording(self) -> bool:
+        return self._sink is not None
+
+    def begin(self, name: str, kind: Kind = "internal", parent: Parent | None = None) -> Span:
+        """The running root of a new trace."""
+        return Span(Trace(parent, self._threshold, self._sink is not None), None, name, kind)
+
+    def begin_for_others(self, name: str) -> Span:
+        """The root of work that several wait for: kept with any of them, or where it failed or was slow."""
+        trace = Trace(None, 0, self._sink is not None)
+        trace.shared = True
+        return Span(trace, None, name)
+
+    def verdict(self, root: Span) -> Reason | None:
+        """Why an ended trace is to be kept, or None where it is not."""
+        if not root.trace.recording:
+            return None
+        if root.error is not None:
+            return "error"
+        if root.trace.sampled:
+            return "head"
+        return "slow" if root.ended_ns - root.started_ns >= self._slow_ns else None
+
+    def keep(self, root: Span, reason: Reason) -> None:
+        """Hand an ended trace, and what served it, to the exporter."""
+        trace = root.trace
+        if trace.kept is not None or self._sink is None:
+            return
+        if reason != "linked" and not self._allowances[reason].spend():
+            self._on_drop("rate", len(trace.spans) + 1)
+            trace.forget()
+            return
+        trace.kept = reason
+        trace.scope = None
+        for span in trace.spans:
+            # What still runs when its trace is over (a caller that gave up) ends with it.
+            span.ended_ns = span.ended_ns or max(root.ended_ns, span.started_ns)
+        for other in trace.linked:
+            self.keep(other, "linked")
+        try:
+            self._sink(root)
+        except Exception:
+            # Whatever is wrong with a sink, the request that brought the trace is answered all the same.
+            log.exception("a trace was lost")
+
+    def finish(self, root: Span, error: str | None = None) -> None:
+        """End a trace and keep it where that is due."""
+        root.end(error)
+        reason = self.verdict(root)
+        if reason is not None:
+            self.keep(root, reason)
+        elif not root.trace.shared:
+            root.trace.forget()
+
+
+log = logging.getLogger(__name__)
+
+_current: ContextVar[Span | None] = ContextVar("finflow_span", default=None)
+_tracer: Tracer = Tracer()
+
+
+def tracer() -> Tracer:
+    """The process's tracer; until `install` one that records nothing."""
+    return _tracer
+
+
+def install(new: Tracer) -> Tracer:
+    """Make this the process's tracer; answers the one before."""
+    global _tracer  # noqa: PLW0603,RUF100 - one process, one tracer; everybody asks tracer() for it
+    before, _tracer = _tracer, new
+    return before
+
+
+def current() -> Span | None:
+    """The span that runs in this context."""
+    return _current.get()
+
+
+def enter(span: Span | None) -> Token[Span | None]:
+    """Make a span the current one until `leave`."""
+    return _current.set(span)
+
+
+def leave(token: Token[Span | None]) -> None:
+    """The span before is the current one again."""
+    _current.reset(token)
+
+
+def start(name: str, kind: Kind = "internal") -> Span | None:
+    """A child of the current span that the caller ends; None where nothing is recorded."""
+    parent = _current.get()
+    return None if parent is None else parent.child(name, kind)
+
+
+@contextmanager
+def span(name: str, kind: Kind = "internal", **attributes: Value) -> Iterator[Span | None]:
+    """A child of the current span around a block; an exception that leaves the block is its error."""
+    made = start(name, kind)
+    if made is None:
+        yield None
+        return
+    made.attributes.update(attributes)
+    token = enter(made)
+    try:
+        yield made
+    except BaseException as error:
+        made.error = error_name(error)
+        raise
+    finally:
+        leave(token)
+        made.end()
+
+
+@contextmanager
+def root(name: str, kind: Kind = "internal", **attributes: Value) -> Iterator[Span | None]:
+    """A trace of its own around a block that no request caused: a sweep, a migration, a command."""
+    if not _tracer.recording:
+        yield None
+        return
+    made = _tracer.begin(name, kind)
+    made.attributes.update(attributes)
+    token = enter(made)
+    try:
+        yield made
+    except BaseException as error:
+        made.error = error_name(error)
+        raise
+    finally:
+        leave(token)
+        _tracer.finish(made)
+
+
+async def within(span: Span | None, work: Coroutine[Any, Any, T]) -> T:
+    """Await something as part of a span."""
+    token = enter(span)
+    try:
+        return await work
+    finally:
+        leave(token)
+
+
+async def detached(work: Coroutine[Any, Any, T]) -> T:
+    """Await something that belongs to no request, though a request's task may have begun it."""
+    return await within(None, work)
+
+
+def error_name(error: BaseException) -> str:
+    """An error in one word: the catalogue's code, the SQLSTATE, or the exception's name."""
+    kind = getattr(error, "kind", None)
+    name = getattr(kind, "code", None) or getattr(error, "sqlstate", None) or type(error).__name__
+    return str(name)
+
+
+def outgoing() -> dict[str, str]:
+    """The headers that carry the current span to whom we call.
+
+    A program that uses our client and OpenTelemetry has its span in OpenTelemetry's context. It is looked
+    for only where that is loaded already.
+    """
+    span = _current.get()
+    if span is not None:
+        headers = {"traceparent": span.traceparent}
+        if span.trace.parent is not None and span.trace.parent.state:
+            headers["tracestate"] = span.trace.parent.state
+        return headers
+    return _foreign()
+
+
+def _foreign() -> dict[str, str]:
+    opentelemetry = sys.modules.get("opentelemetry.trace")
+    if opentelemetry is None:
+        return {}
+    context = opentelemetry.get_current_span().get_span_context()
+    if not context.is_valid:
+        return {}
+    sampled = bool(context.trace_flags & trace_context.SAMPLED)
+    return {"traceparent": trace_context.traceparent(context.trace_id, context.span_id, sampled)}

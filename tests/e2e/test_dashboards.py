@@ -1,0 +1,249 @@
+"""Dashboards and rules, against a real Prometheus that scraped a FinFlow under load.
+
+Needs `prometheus` and `promtool` on the PATH (Debian: `apt-get install prometheus`); without them the tests
+that need them are skipped. No container is started: of the other services' files only their form is checked.
+"""
+
+import asyncio
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from finflow.app import Config, running
+from oracles.scraping import Load, free_port, load_on
+
+_OBSERVE = Path(__file__).parents[2] / "deploy" / "observe"
+_PANEL_SECONDS = 25
+_VARIABLES = {
+    "$__rate_interval": "10s", "$release": ".*", "$window": "15s", "$cpu_hour": "0.04", "$gib_hour": "0.005",
+}  # fmt: skip
+
+needs_prometheus = pytest.mark.skipif(
+    not shutil.which("prometheus"), reason="`prometheus` is not on the PATH (apt-get install prometheus)"
+)
+needs_promtool = pytest.mark.skipif(
+    not shutil.which("promtool"), reason="`promtool` is not on the PATH (apt-get install prometheus)"
+)
+
+
+def _generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("dashboards", _OBSERVE / "dashboards.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["dashboards"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_WRITTEN: dict[str, str] = _generator().files()
+
+
+@pytest.mark.parametrize("name", sorted(_WRITTEN))
+def test_the_committed_dashboard_is_the_generated_one(name: str) -> None:
+    committed = (_OBSERVE / "grafana" / "dashboards" / name).read_text()
+    assert committed == _WRITTEN[name], "run `.venv/bin/python deploy/observe/dashboards.py`"
+
+
+def test_no_other_dashboard_lies_beside_them() -> None:
+    assert {path.name for path in (_OBSERVE / "grafana" / "dashboards").iterdir()} == set(_WRITTEN)
+
+
+def _panels(text: str) -> Iterator[dict[str, Any]]:
+    return (panel for panel in json.loads(text)["panels"] if panel["type"] != "row")
+
+
+@pytest.mark.parametrize("name", sorted(_WRITTEN))
+def test_panels_lie_side_by_side_and_none_on_another(name: str) -> None:
+    taken = set()
+    for panel in json.loads(_WRITTEN[name])["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert place["x"] + place["w"] <= 24
+        assert not taken & cells, panel["title"]
+        taken |= cells
+
+
+def _queries() -> list[tuple[str, str, str]]:
+    return [
+        (name.removesuffix(".json"), f"{panel['title']}/{target['refId']}", target["expr"])
+        for name, text in sorted(_WRITTEN.items())
+        for panel in _panels(text)
+        for target in panel["targets"]
+    ]
+
+
+@asynccontextmanager
+async def _prometheus(folder: Path, target: str) -> AsyncIterator[str]:
+    """The shipped configuration, scraping this target alone, every second."""
+    port = free_port()
+    config = yaml.safe_load((_OBSERVE / "prometheus" / "prometheus.yml").read_text())
+    config["global"] |= {"scrape_interval": "1s", "evaluation_interval": "1s", "scrape_timeout": "1s"}
+    config["scrape_configs"] = [each for each in config["scrape_configs"] if each["job_name"] == "finflow"]
+    config["scrape_configs"][0]["static_configs"] = [{"targets": [target]}]
+    config.pop("alerting")
+    folder.mkdir()
+    shutil.copy(_OBSERVE / "prometheus" / "rules.yml", folder)
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    with (folder / "log").open("w") as log:
+        process = await asyncio.create_subprocess_exec(
+            "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+            f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage",
+            stdout=log, stderr=log,
+        )  # fmt: skip
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def _ask(client: httpx.AsyncClient, url: str, query: str) -> list[dict[str, Any]]:
+    answer = await client.get(f"{url}/api/v1/query", params={"query": query})
+    assert answer.status_code == 200, (query, answer.text)
+    found: list[dict[str, Any]] = answer.json()["data"]["result"]
+    return found
+
+
+async def _work(load: Load, stop: asyncio.Event) -> None:
+    """A little of everything that the panels show: postings, refusals, holds and what becomes of them."""
+    while not stop.is_set():
+        await asyncio.gather(
+            load.many(5), load.post("0.001"), load.hold("post"), load.hold("void"), load.hold("reverse")
+        )
+        await asyncio.sleep(0.05)
+
+
+def _numbers(found: list[dict[str, Any]]) -> list[float]:
+    return [float(each["value"][1]) for each in found]
+
+
+@needs_prometheus
+async def test_every_panel_shows_data_of_a_real_prometheus(short_folder: Path) -> None:
+    flags = {
+        "data": short_folder / "panels", "workers": 2, "release": "2026.11",
+        "metrics_address": f"127.0.0.1:{free_port()}",
+    }  # fmt: skip
+    async with (
+        running(Config.load(flags, {}), durable=False) as stack,
+        httpx.AsyncClient(timeout=60) as client,
+    ):
+        target = f"127.0.0.1:{stack.metrics_port}"
+        async with _prometheus(short_folder / "prometheus", target) as url:
+            client.base_url = httpx.URL(stack.url)
+            load, stop = await load_on(client), asyncio.Event()
+            work = asyncio.create_task(_work(load, stop))
+            try:
+                async with asyncio.timeout(120):
+                    while not await _scraped_for(client, url, _PANEL_SECONDS):
+                        await asyncio.sleep(1)
+                empty = [each[:2] for each in _queries() if not await _shows(client, url, each[2])]
+            finally:
+                stop.set()
+                await work
+            assert empty == []
+            await _totals_agree(client, url, load)
+
+
+async def _scraped_for(client: httpx.AsyncClient, url: str, seconds: int) -> bool:
+    try:
+        found = await _ask(client, url, f'count_over_time(up{{job="finflow"}}[{2 * seconds}s])')
+    except httpx.HTTPError:
+        return False
+    return bool(found) and _numbers(found)[0] >= seconds
+
+
+async def _shows(client: httpx.AsyncClient, url: str, query: str) -> bool:
+    """Whether a panel's query answers numbers; a ratio without traffic would be NaN."""
+    for variable, value in _VARIABLES.items():
+        query = query.replace(variable, value)
+    numbers = _numbers(await _ask(client, url, query))
+    return any(number == number for number in numbers)
+
+
+async def _totals_agree(client: httpx.AsyncClient, url: str, load: Load) -> None:
+    """What Prometheus holds in the end is what the load generator counted."""
+    query = 'sum(http_server_requests_total{http_route="/v1/transactions",http_request_method="POST"})'
+    expected = float(sum(load.answered.values()))
+    async with asyncio.timeout(30):
+        while _numbers(await _ask(client, url, query)) != [expected]:
+            await asyncio.sleep(0.5)
+
+
+@needs_promtool
+def test_prometheus_takes_its_configuration_and_its_rules_fire_as_they_should() -> None:
+    for arguments in (["check", "config", "prometheus.yml"], ["test", "rules", "rules_test.yml"]):
+        done = subprocess.run(
+            ["promtool", *arguments], cwd=_OBSERVE / "prometheus", capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- the other services: their files fit together ---
+
+
+def _yaml(name: str) -> Any:
+    return yaml.safe_load((_OBSERVE / name).read_text())
+
+
+def test_every_file_is_yaml() -> None:
+    files = [*_OBSERVE.rglob("*.yml"), *_OBSERVE.rglob("*.yaml")]
+    assert len(files) >= 14
+    for path in files:
+        assert [document for document in yaml.safe_load_all(path.read_text()) if document], path
+
+
+def test_services_call_each_other_by_names_and_ports_that_exist() -> None:
+    services = _yaml("compose.yml")["services"]
+    listening = {
+        ("prometheus", 9090), ("thanos-sidecar", 10901), ("thanos-query", 10904), ("alertmanager", 9093),
+        ("otel-collector", 4317), ("otel-collector", 4318), ("otel-collector", 8888), ("jaeger", 4317),
+        ("jaeger", 16686), ("loki", 3100),
+    }  # fmt: skip
+    ours = "|".join(services)
+    named = set()
+    for path in _OBSERVE.rglob("*.yml"):
+        named |= {
+            (name, int(port)) for name, port in re.findall(rf"\b({ours}):(\d{{4,5}})\b", path.read_text())
+        }
+    named.add((_yaml("fluent-bit.yml")["pipeline"]["outputs"][0]["host"], 3100))
+    assert named - listening == set()
+    assert {name for name, _ in named} >= {"prometheus", "thanos-query", "jaeger", "loki", "alertmanager"}
+
+
+def test_every_port_is_published_to_this_machine_alone_and_every_image_is_pinned() -> None:
+    for name, service in _yaml("compose.yml")["services"].items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), name
+
+
+def test_every_file_that_compose_mounts_is_there() -> None:
+    for service in _yaml("compose.yml")["services"].values():
+        for mount in service.get("volumes", []):
+            source = mount.split(":")[0]
+            assert not source.startswith("./") or (_OBSERVE / source).exists(), mount
+
+
+def test_kubernetes_uses_the_same_labels_that_rules_and_dashboards_select_by() -> None:
+    [monitor] = _yaml("kubernetes/kube-prometheus-stack.yaml")["prometheus"]["additionalPodMonitors"]
+    relabelings = monitor["podMetricsEndpoints"][0]["relabelings"]
+    assert {"targetLabel": "job", "replacement": "finflow"} in relabelings
+    local = _yaml("prometheus/prometheus.yml")
+    assert local["scrape_configs"][0]["job_name"] == "finflow"
+    assert local["global"]["external_labels"]["replica"]

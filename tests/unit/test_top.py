@@ -1,0 +1,132 @@
+"""`finflow top`: numbers as reckoned by hand, and the screen that is kept here."""
+
+import math
+
+import msgspec
+from rich.console import Console
+
+from finflow.cli.top_model import top
+from finflow.cli.top_screen import screen
+from finflow.telemetry.samples import Sample, Scrape, parse
+
+BEFORE = """
+http_server_request_duration_seconds_bucket{http_request_method="POST",http_route="/v1/transactions",release="1.0",le="0.1"} 100
+http_server_request_duration_seconds_bucket{http_request_method="POST",http_route="/v1/transactions",release="1.0",le="0.2"} 100
+http_server_request_duration_seconds_bucket{http_request_method="POST",http_route="/v1/transactions",release="1.0",le="+Inf"} 100
+http_server_request_duration_seconds_count{http_request_method="POST",http_route="/v1/transactions",release="1.0"} 100
+http_server_requests_total{http_request_method="POST",http_route="/v1/transactions",status_class="5xx",release="1.0"} 4
+finflow_tenant_requests_total{tenant="ten_a",outcome="good",release="1.0"} 50
+"""  # noqa: E501 - lines of a format that has no continuation
+AFTER = """
+# HELP http_server_request_duration_seconds Time.
+# TYPE http_server_request_duration_seconds histogram
+http_server_request_duration_seconds_bucket{http_request_method="POST",http_route="/v1/transactions",release="1.0",le="0.1"} 140
+http_server_request_duration_seconds_bucket{http_request_method="POST",http_route="/v1/transactions",release="1.0",le="0.2"} 180
+http_server_request_duration_seconds_bucket{http_request_method="POST",http_route="/v1/transactions",release="1.0",le="+Inf"} 180
+http_server_request_duration_seconds_count{http_request_method="POST",http_route="/v1/transactions",release="1.0"} 180
+http_server_request_duration_seconds_bucket{http_request_method="GET",http_route="/v1/accounts/{account_id}",release="1.1",le="0.1"} 20
+http_server_request_duration_seconds_bucket{http_request_method="GET",http_route="/v1/accounts/{account_id}",release="1.1",le="0.2"} 20
+http_server_request_duration_seconds_bucket{http_request_method="GET",http_route="/v1/accounts/{account_id}",release="1.1",le="+Inf"} 20
+http_server_request_duration_seconds_count{http_request_method="GET",http_route="/v1/accounts/{account_id}",release="1.1"} 20
+http_server_requests_total{http_request_method="POST",http_route="/v1/transactions",status_class="5xx",release="1.0"} 8
+finflow_tenant_requests_total{tenant="ten_a",outcome="good",release="1.0"} 120
+finflow_tenant_requests_total{tenant="ten_b",outcome="good",release="1.0"} 14
+finflow_tenant_requests_total{tenant="ten_b",outcome="slow",release="1.0"} 2
+finflow_tenant_requests_total{tenant="ten_b",outcome="failed",release="1.0"} 4
+finflow_http_problems_total{code="exceeds_available",release="1.0"} 6
+finflow_http_problems_total{code="internal",release="1.0"} 0
+finflow_ledger_batch_commands_count{release="1.0"} 10
+finflow_ledger_batch_commands_sum{release="1.0"} 80
+finflow_ledger_commands_total{outcome="refused",release="1.0"} 6
+finflow_ledger_queued_commands{release="1.0"} 3
+finflow_ledger_queue_wait_seconds_bucket{release="1.0",le="0.01"} 10
+finflow_ledger_queue_wait_seconds_bucket{release="1.0",le="+Inf"} 10
+finflow_ledger_commit_duration_seconds_bucket{release="1.0",le="0.001"} 10
+finflow_ledger_commit_duration_seconds_bucket{release="1.0",le="+Inf"} 10
+finflow_ledger_batch_retries_total{reason="void",release="1.0"} 2
+finflow_ledger_write_failures_total{code="internal",release="1.0"} 1
+finflow_ledger_unknown_outcomes_total{release="1.0"} 5
+finflow_processes{role="api",release="1.0"} 2
+finflow_processes{role="stack",release="1.0"} 1
+process_cpu_seconds_total{release="1.0"} 3
+process_resident_memory_bytes{release="1.0"} 209715200
+process_open_fds{release="1.0"} 61
+finflow_event_loop_lag_seconds_bucket{release="1.0",le="0.001"} 8
+finflow_event_loop_lag_seconds_bucket{release="1.0",le="+Inf"} 8
+db_client_connection_count{db_client_connection_state="used"} 2
+db_client_connection_count{db_client_connection_state="idle"} 4
+db_client_connection_max 16
+db_client_connection_pending_requests 1
+"""  # noqa: E501 - lines of a format that has no continuation
+
+SCREEN = """\
+finflow top  release 1.0, 1.1  2 workers  over 2.0 s  http://127.0.0.1:8400/metrics
+ROUTE                           REQ/S   FAIL/S   P50 MS   P95 MS   P99 MS
+─────────────────────────────────────────────────────────────────────────
+all                              50.0      2.0     83.3    187.5    197.5
+POST /v1/transactions            40.0      2.0    100.0    190.0    198.0
+GET /v1/accounts/{account_id}    10.0      0.0     50.0     95.0     99.0
+RELEASE          REQ/S   FAIL/S   P50 MS   P95 MS   P99 MS
+──────────────────────────────────────────────────────────
+1.0               40.0      2.0    100.0    190.0    198.0
+1.1               10.0      0.0     50.0     95.0     99.0
+TENANT           REQ/S   FAIL/S   SLOW/S
+────────────────────────────────────────
+ten_a             35.0      0.0      0.0
+ten_b             10.0      2.0      1.0
+GROUP COMMIT
+────────────────────────────────────────────────────────────────────
+commands/s 40.0   batches/s 5.0        per batch 8.0   queued 3
+wait p99 9.9 ms   commit p99 1.0 ms    retries/s 1.0   refused/s 3.0
+failed writes 1   unknown outcomes 5
+PROCESSES
+──────────────────────────────────────────────────────────────────────────
+cpu 1.50 cores     memory 200 MiB      open files 61   loop lag p99 1.0 ms
+connections 2/16   waiting for one 1
+PROBLEMS
+────────────────────────────────
+exceeds_available 3.0/s
+"""
+
+
+def drawn() -> str:
+    console = Console(width=100, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(screen(top(Scrape(BEFORE, 10.0), Scrape(AFTER, 12.0)), "http://127.0.0.1:8400/metrics"))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def test_the_numbers_are_the_differences_over_the_seconds_between() -> None:
+    found = top(Scrape(BEFORE, 10.0), Scrape(AFTER, 12.0))
+    assert (found.all.per_s, found.all.failed_per_s) == (50.0, 2.0)
+    # Of 80 new postings 40 took up to 100 ms and 40 up to 200: half lie below 100, 95 in 100 below 190.
+    post = found.routes[0]
+    assert (post.name, post.per_s, post.p50_ms, post.p95_ms) == ("POST /v1/transactions", 40.0, 100.0, 190.0)
+    assert [(row.name, row.per_s) for row in found.releases] == [("1.0", 40.0), ("1.1", 10.0)]
+    assert [(row.name, row.per_s, row.failed_per_s, row.slow_per_s) for row in found.tenants] == [
+        ("ten_a", 35.0, 0.0, 0.0), ("ten_b", 10.0, 2.0, 1.0),
+    ]  # fmt: skip
+    assert found.refusals_per_s == {"exceeds_available": 3.0}
+    assert (found.group_commit.commands_per_batch, found.group_commit.unknown_outcomes) == (8.0, 5)
+    assert (found.processes.cpu_cores, found.processes.resident_mb) == (1.5, 200.0)
+
+
+def test_the_screen_is_the_one_that_is_kept() -> None:
+    assert drawn() == SCREEN
+
+
+def test_a_counter_that_began_anew_counts_from_its_beginning() -> None:
+    found = top(Scrape(AFTER, 10.0), Scrape(BEFORE, 20.0))
+    assert found.all.per_s == 10.0
+    assert found.routes[0].p50_ms == 50.0
+
+
+def test_nothing_measured_is_a_dash_and_not_a_zero() -> None:
+    found = top(Scrape("", 1.0), Scrape("", 2.0))
+    assert (found.all.p99_ms, found.group_commit.commands_per_batch) == (None, None)
+    assert msgspec.json.decode(msgspec.json.encode(found))["all"]["p99_ms"] is None
+
+
+def test_labels_are_read_as_they_are_escaped() -> None:
+    [sample] = parse('a_total{x="a\\\\b\\"c\\nd",y="{,}"} +Inf\nnonsense\n')
+    assert sample == Sample("a_total", {"x": 'a\\b"c\nd', "y": "{,}"}, math.inf)
