@@ -25,6 +25,9 @@ _METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _OTHER_METHOD: Final = "_OTHER"
 _FORWARDED: Final = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
 _FAILED_FROM: Final = 500
+# A ledger's tenant never changes, so a process may remember whose it is.
+_MAX_LEDGERS: Final = 10_000
+_tenant_of: dict[str, str] = {}
 
 
 class _Route:
@@ -178,8 +181,15 @@ def _is_local(scope: Any) -> bool:
 
 
 async def name_tenant(request: Any, ledger_id: str) -> None:
-    """Count the request as one of the tenant that the ledger belongs to. The ledger's row is in memory."""
+    """Count the request as one of the tenant that the ledger belongs to, which never changes."""
     state = request.scope["state"]
-    if "tenant_id" not in state:
+    if "tenant_id" in state:
+        return
+    tenant_id = _tenant_of.get(ledger_id)
+    if tenant_id is None:
         services = request.scope["litestar_app"].state.services
-        state["tenant_id"] = (await services.ledger.ledger(ledger_id)).tenant_id
+        tenant_id = (await services.ledger.ledger(ledger_id)).tenant_id
+        if len(_tenant_of) >= _MAX_LEDGERS:
+            _tenant_of.clear()
+        _tenant_of[ledger_id] = tenant_id
+    state["tenant_id"] = tenant_id
