@@ -25,7 +25,6 @@ _METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _OTHER_METHOD: Final = "_OTHER"
 _FORWARDED: Final = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
 _FAILED_FROM: Final = 500
-# A ledger's tenant never changes, so a process may remember whose it is.
 
 
 class _Route:
