@@ -97,6 +97,14 @@ _ENTRIES = (
     Kind("same_currency", 422, "The two currencies are the same.", "Name two currencies."),
     Kind("converts_to_zero", 422, "The amount converts to less than the smallest unit of the other currency.", "Convert more at a time."),
     Kind("rate_history_missing", 503, "The history of the European Central Bank's rates is not installed.", "Install it with `pip install 'finflow[fx]'`, or import a CSV file.", EXIT_UNREACHABLE),
+    # What a payment message can get wrong.
+    Kind("xml_too_large", 413, "The XML is larger, or nested deeper, than a message may be.", "Send it as a stream of transactions, or split it."),
+    Kind("xml_forbidden", 400, "The XML has a document type, a processing instruction, or an encoding that no message needs.", "Send plain UTF-8 without <!DOCTYPE> and without <?...?> after the first line.", EXIT_USAGE),
+    Kind("xml_malformed", 400, "The text is not well-formed XML.", "The detail names the line.", EXIT_USAGE),
+    Kind("message_unsupported", 422, "This is not a message that FinFlow reads.", "It reads pain.001, pacs.008, pacs.002, pacs.004, camt.053 and camt.054; the namespace of Document names the message."),
+    Kind("message_invalid", 422, "The message breaks the rules of its schema.", "`param` or the detail names the element."),
+    Kind("message_not_understood", 422, "The message has a part that would be lost.", "Leave the part out that `param` names, or send it where the schema has a place for it."),
+    Kind("message_inconsistent", 422, "The message contradicts itself.", "Compare its counts, sums, dates and currencies with its transactions."),
     # What the world does.
     Kind("overloaded", 503, "The queue of this ledger is full.", "Wait as long as Retry-After says, then send the same request with the same key.", EXIT_UNREACHABLE, True),
     Kind("deadline_exceeded", 504, "The request took longer than it may; its outcome is unknown.", "Send the same request with the same key: it answers with the outcome.", EXIT_UNREACHABLE, True),
