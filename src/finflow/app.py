@@ -15,6 +15,7 @@ from finflow.telemetry.redaction import redact
 if TYPE_CHECKING:
     import asyncpg
 
+    from finflow.fx.service import FxService
     from finflow.ledger.service import LedgerService
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
@@ -175,9 +176,12 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
 class Services:
     """What one API worker works with, while it runs. Made by `services()`."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", ledger: "LedgerService") -> None:
+    def __init__(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", ledger: "LedgerService", fx: "FxService"
+    ) -> None:
         self._pool = pool
         self.ledger = ledger
+        self.fx = fx
 
     async def reachable(self, within_s: float) -> bool:
         """Whether the database answers within so many seconds."""
@@ -197,6 +201,7 @@ async def services(config: Config) -> AsyncIterator[Services]:
     Raises setting_malformed without a database URL, and database_unreachable.
     """
     from finflow.db.pool import open_pool  # here, because asking for the configuration must stay fast
+    from finflow.fx.service import FxService
     from finflow.ledger.service import LedgerService
 
     if config.database_url is None:
@@ -204,7 +209,7 @@ async def services(config: Config) -> AsyncIterator[Services]:
     pool = await open_pool(config.database_url, application_name="finflow api")
     try:
         ledger = LedgerService(pool)
-        yield Services(pool, ledger)
+        yield Services(pool, ledger, FxService(pool, ledger))
         await ledger.close()
     finally:
         await pool.close()

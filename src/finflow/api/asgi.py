@@ -13,7 +13,7 @@ from typing import Any, Final
 from litestar import Litestar
 from litestar.datastructures import State
 
-from finflow.api import accounts, batches, docs_page, health, ledgers, openapi, state, transactions
+from finflow.api import accounts, batches, docs_page, fx, health, ledgers, openapi, state, transactions
 from finflow.api.decoding import BATCH_BODY_LIMIT
 from finflow.api.direct import table
 from finflow.api.envelope import DEADLINE_S, Envelope
@@ -59,6 +59,7 @@ HANDLERS: Final = (
     transactions.read_transaction,
     transactions.list_transactions,
     batches.post_batch,
+    *fx.HANDLERS,
 )
 
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]

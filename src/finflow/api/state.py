@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from finflow.api.decoding import HttpRequest
+from finflow.fx.service import FxService
 from finflow.ledger.service import LedgerService
 
 
@@ -11,6 +12,9 @@ class Services(Protocol):
 
     @property
     def ledger(self) -> LedgerService: ...
+
+    @property
+    def fx(self) -> FxService: ...
 
     async def reachable(self, within_s: float) -> bool:
         """Whether the database answers within so many seconds."""
@@ -24,6 +28,10 @@ def services_of(request: HttpRequest) -> Services:
 
 def ledger_of(request: HttpRequest) -> LedgerService:
     return services_of(request).ledger
+
+
+def fx_of(request: HttpRequest) -> FxService:
+    return services_of(request).fx
 
 
 def put(app: Any, services: Services) -> None:
