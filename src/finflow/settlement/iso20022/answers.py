@@ -7,6 +7,7 @@ from finflow.settlement.iso20022.part import (
     Amount,
     Code,
     Count,
+    Flag,
     Moment,
     Part,
     Text35,
@@ -80,6 +81,7 @@ class ReturnHeader(Part, frozen=True, kw_only=True):
     created_at: Moment = required("CreDtTm")
     count: Count = required("NbOfTxs")
     control_sum: Decimal | None = optional("CtrlSum")
+    whole_group: Flag | None = optional("GrpRtr")
     total: Amount | None = optional("TtlRtrdIntrBkSttlmAmt")
     settlement_date: dt.date | None = optional("IntrBkSttlmDt")
     settlement: Settlement = required("SttlmInf")

@@ -49,13 +49,13 @@ class Plan(NamedTuple):
     required: tuple[tuple[str, str], ...]
 
 
-def read(cls: type[P], element: Element, head_only: bool = False) -> P:
-    """The part that an element holds. With `head_only`, what must come later may still be missing.
+def read(cls: type[P], element: Element) -> P:
+    """The part that an element holds.
 
     Raises message_invalid or message_not_understood, and what an amount raises; `param` is the path.
     """
     try:
-        return _read(cls, element, head_only)
+        return _read(cls, element, element)
     except FinFlowError as error:
         # Only the innermost call knows the place; amounts and texts do not.
         raise (
@@ -63,12 +63,12 @@ def read(cls: type[P], element: Element, head_only: bool = False) -> P:
         ) from error
 
 
-def _read(cls: type[P], element: Element, head_only: bool = False) -> P:
+def _read(cls: type[P], element: Element, children: Iterable[Element]) -> P:
     plan = plan_of(cls, str(element.tag).rpartition("}")[0])
     found: dict[str, Any] = {}
     kept: list[Kept] = []
     last, after = -1, ""
-    for child in element:
+    for child in children:
         slot = plan.slots.get(child.tag)
         if slot is None:
             kept.append(Kept(after, fragment(child)))
@@ -89,18 +89,49 @@ def _read(cls: type[P], element: Element, head_only: bool = False) -> P:
     elif element.text and element.text.strip():
         raise FinFlowError("message_invalid", "text between elements", place_of(element))
     _read_attributes(plan, element, found)
-    if not head_only:
-        for field, name in plan.required:
-            if field not in found:
-                raise FinFlowError("message_invalid", f"{name} is missing", place_of(element))
-    else:
-        found |= {field: None for field, _ in plan.required if field not in found}
+    for field, name in plan.required:
+        if field not in found:
+            raise FinFlowError("message_invalid", f"{name} is missing", place_of(element))
     if kept:
         found["kept"] = tuple(kept)
     for field, value in found.items():
         if type(value) is list:
             found[field] = tuple(value)
     return cls(**found)
+
+
+def read_children(cls: type[P], element: Element, children: Iterable[Element]) -> P:
+    """The part that some children of an element make; the same refusals as `read`."""
+    try:
+        return _read(cls, element, children)
+    except FinFlowError as error:
+        # Only the innermost call knows the place; an amount does not know where it stands.
+        raise (
+            error if error.param else FinFlowError(error.kind.code, error.detail, place_of(element))
+        ) from error
+
+
+def keep(cls: type[Part], element: Element, children: Iterable[Element]) -> tuple[Kept, ...]:
+    """Children that follow everything a part declares. Raises message_invalid if it declares one of them."""
+    plan = plan_of(cls, str(element.tag).rpartition("}")[0])
+    found = []
+    for child in children:
+        if child.tag in plan.slots:
+            raise FinFlowError("message_invalid", f"{local_name(child)} comes too late", place_of(child))
+        found.append(Kept("", fragment(child)))
+    return tuple(found)
+
+
+def part_of(cls: type[Part], name: str) -> type[Part]:
+    """The part of the elements called `name` in a part."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    kind: type[Part] = _kind_of(hints[field_of(cls, name)])[0]
+    return kind
+
+
+def field_of(cls: type[Part], name: str) -> str:
+    """The field of a part that holds the elements called `name`."""
+    return next(each.name for each in msgspec.structs.fields(cls) if each.encode_name == name)
 
 
 def _read_text(text: tuple[str, Callable[[str], Any]], element: Element, found: dict[str, Any]) -> None:

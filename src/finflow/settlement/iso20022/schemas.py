@@ -2,9 +2,10 @@
 
 import gzip
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
-from typing import Final
+from typing import Any, Final, cast
 
 from lxml import etree
 
@@ -36,12 +37,12 @@ def names() -> list[str]:
 def validate(root: Element, schema: etree.XMLSchema) -> None:
     """Raises message_invalid with the first findings of libxml2."""
     if not schema.validate(root):
-        raise invalid(schema.error_log)
+        raise invalid(list(cast("Any", schema.error_log)))
 
 
-def invalid(findings: "etree._ListErrorLog") -> FinFlowError:
+def invalid(findings: "Sequence[etree._LogEntry]") -> FinFlowError:
     """What the schema found, line by line, without the namespace that every name would repeat."""
-    lines = [f"line {each.line}: {_short(each.message)}" for each in list(findings)[:_MAX_FINDINGS]]
+    lines = [f"line {each.line}: {_short(each.message)}" for each in findings[:_MAX_FINDINGS]]
     return FinFlowError("message_invalid", "; ".join(lines))
 
 
