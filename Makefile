@@ -13,7 +13,7 @@ TEST_FOLDERS := $(wildcard tests/unit tests/integration tests/migration tests/ho
 BENCHES := $(basename $(notdir $(wildcard bench/ledger.py bench/http.py bench/reads.py)))
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-	pyproject.toml requirements/build.in --extra local
+	pyproject.toml requirements/build.in --extra local --extra fx
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint e2e bench bench-short docs lock clean

@@ -27,6 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "finflow.cli.transaction:transaction",
         "Post, hold, read, capture, void and reverse transactions.",
     ),
+    "fx": ("finflow.cli.fx:fx", "Push and find rates, quote, convert, show positions."),
     "import": (
         "finflow.cli.import_:import_",
         "Import bank history from a CSV file; a second run posts nothing twice.",

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from finflow.client.fx import Fx
 from finflow.client.model import (
     Account,
     AccountChange,
@@ -72,6 +73,7 @@ class Client:
         max_connections: int = 64,
     ) -> None:
         self._transport = Transport(url, token, timeout_s, budget_s, max_connections)
+        self.fx = Fx(self)
 
     async def __aenter__(self) -> "Client":
         await self._transport.__aenter__()
