@@ -34,7 +34,8 @@ class CutOff(msgspec.Struct, frozen=True):
 
 
 # A bank sets its own times; these are the customer cut-offs that FinFlow starts with. Calendars are names
-# of the `holidays` package: a country, or ECB for the days on which TARGET is closed.
+# of the `holidays` package: a country's two letters, ECB for the days on which TARGET is closed, FED for the
+# Federal Reserve (which, unlike the country, is open on the Friday before a holiday on a Saturday).
 DEFAULT_CUT_OFFS: Final[dict[str, CutOff]] = {
     each.currency: each
     for each in (
@@ -49,7 +50,7 @@ DEFAULT_CUT_OFFS: Final[dict[str, CutOff]] = {
         CutOff("PHP", dt.time(15, 0), "Asia/Manila", "PH"),
         CutOff("SGD", dt.time(17, 0), "Asia/Singapore", "SG"),
         CutOff("THB", dt.time(16, 0), "Asia/Bangkok", "TH"),
-        CutOff("USD", dt.time(17, 0), "America/New_York", "US"),
+        CutOff("USD", dt.time(17, 0), "America/New_York", "FED"),
         CutOff("VND", dt.time(15, 30), "Asia/Ho_Chi_Minh", "VN"),
     )
 }
@@ -68,13 +69,7 @@ def business_days(calendar: str) -> BusinessDay:
     table = _holidays(calendar)
 
     def is_business_day(day: dt.date) -> bool:
-        if day.weekday() in (_SATURDAY, _SUNDAY):
-            return False
-        name = table.get(day)
-        if name is None:
-            return True
-        # The Federal Reserve is open on the Friday before a holiday that falls on a Saturday.
-        return calendar == "US" and "observed" in name and day.weekday() == _SATURDAY - 1
+        return day.weekday() not in (_SATURDAY, _SUNDAY) and day not in table
 
     return is_business_day
 
@@ -83,14 +78,14 @@ def business_days(calendar: str) -> BusinessDay:
 def _holidays(calendar: str) -> Any:
     import holidays  # heavy, and most commands need no calendar
 
-    # Names in English, since "observed" is looked for in them.
     try:
         if calendar in holidays.list_supported_financial():
             return holidays.financial_holidays(calendar)
-        if calendar == "GB":
-            # CHAPS keeps the bank holidays of England and Wales.
-            return holidays.country_holidays("GB", subdiv="ENG")
-        return holidays.country_holidays(calendar)
+        # CHAPS keeps the bank holidays of England and Wales.
+        subdivision = "ENG" if calendar == "GB" else None
+        known = holidays.country_holidays(calendar).supported_categories
+        kept = tuple(each for each in (holidays.PUBLIC, holidays.BANK) if each in known)
+        return holidays.country_holidays(calendar, subdiv=subdivision, categories=kept)
     except NotImplementedError as error:
         raise FinFlowError("calendar_unknown", f"no holidays for {calendar[:20]!r}") from error
 

@@ -93,7 +93,7 @@ class Reconciliation(msgspec.Struct, frozen=True):
 
     @property
     def share_within_promise(self) -> float:
-        """Of the expected movements that are matched or overdue, those matched in time; 1 if there are none."""
+        """Of the expected movements that are matched or overdue, those matched in time; 1 of none."""
         late = sum(each.age_s > PROMISE_S for each in self.breaks if each.expected_id is not None)
         total = sum(len(each.expected_ids) for each in self.matches) + late
         return self.matched_within_promise / total if total else 1.0

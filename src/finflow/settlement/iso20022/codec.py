@@ -69,6 +69,7 @@ def _read(cls: type[P], element: Element, children: Iterable[Element]) -> P:
     kept: list[Kept] = []
     last, after = -1, ""
     for child in children:
+        refuse_stray_text(child.tail, child)
         slot = plan.slots.get(child.tag)
         if slot is None:
             kept.append(Kept(after, fragment(child)))
@@ -86,8 +87,8 @@ def _read(cls: type[P], element: Element, children: Iterable[Element]) -> P:
         last, after = place, name
     if plan.text is not None:
         _read_text(plan.text, element, found)
-    elif element.text and element.text.strip():
-        raise FinFlowError("message_invalid", "text between elements", place_of(element))
+    else:
+        refuse_stray_text(element.text, element)
     _read_attributes(plan, element, found)
     for field, name in plan.required:
         if field not in found:
@@ -132,6 +133,12 @@ def part_of(cls: type[Part], name: str) -> type[Part]:
 def field_of(cls: type[Part], name: str) -> str:
     """The field of a part that holds the elements called `name`."""
     return next(each.name for each in msgspec.structs.fields(cls) if each.encode_name == name)
+
+
+def refuse_stray_text(text: str | None, element: Element) -> None:
+    """Raises message_invalid for text between elements, which no part could hold."""
+    if text and not text.isspace():
+        raise FinFlowError("message_invalid", "text between elements", place_of(element))
 
 
 def _read_text(text: tuple[str, Callable[[str], Any]], element: Element, found: dict[str, Any]) -> None:

@@ -159,6 +159,7 @@ class _Reader:
         element.clear()
         parent = element.getparent()
         while parent is not None and parent[0] is not element:
+            codec.refuse_stray_text(parent[0].tail, parent)
             del parent[0]
 
     def _check_body(self, body: xml.Element) -> None:
