@@ -14,9 +14,10 @@ import msgspec
 
 from finflow.db.pool import acquired
 from finflow.fx import model, store, views
+from finflow.fx.gathered import LedgerStatements, Newest
 from finflow.fx.house import HouseAccounts, Role
 from finflow.fx.model import FixedSide, Found
-from finflow.fx.store import GivenRate, NewQuote
+from finflow.fx.store import GivenRate, NewQuote, PricedQuote
 from finflow.kernel import ids, money
 from finflow.kernel.clock import Clock, system_clock, to_datetime, to_micros
 from finflow.kernel.errors import FinFlowError
@@ -64,6 +65,7 @@ class FxService:
         self._ledger = ledger
         self._clock = clock
         self._house = HouseAccounts(ledger)
+        self._gathered: dict[int, LedgerStatements] = {}
 
     # --- rates ---
 
@@ -93,6 +95,8 @@ class FxService:
     async def rate(self, ledger_id: str, base: str, quote: str, at: int | None) -> views.FoundRateView:
         """The rate that holds at a moment (µs), now by default. Raises pair_unknown, rate_stale."""
         ledger_no = await self._ledger_no(ledger_id)
+        if base == quote:
+            raise FinFlowError("same_currency", f"from {base} to {quote}", "quote")
         at = self._clock() if at is None else at
         found = await self._found(ledger_no, base, quote, at)
         return views.show_found(base, quote, found, at, ledger_id, ledger_no)
@@ -112,16 +116,16 @@ class FxService:
         new = _new_quote(draft, exponents, key, caller)
         if key is not None and (known := await self._made_before(ledger_id, ledger_no, new)):
             return known, True
-        now = self._clock()
-        found = await self._found(ledger_no, draft.sell_currency, draft.buy_currency, now)
+        statements = self._statements(ledger_no)
+        now, newest = await statements.rates_now.ask((draft.sell_currency, draft.buy_currency))
+        found = _rate_of(draft.sell_currency, draft.buy_currency, newest, now)
         priced = model.price(new.terms(found.rate))
         if isinstance(priced, Refusal):
             raise FinFlowError(priced.code, param=f"{draft.fixed}_amount")
-        async with acquired(self._pool) as connection:
-            number = await store.add_quote(connection, ledger_no, new, now, found, priced)
-            row = None if number is None else await store.read_quote(connection, ledger_no, number)
-        if row is not None:
-            return self._show(row, ledger_id), False
+        quote = PricedQuote(new, now, found, priced)
+        number = await statements.add_quote.ask(quote)
+        if number is not None:
+            return self._show(quote.row(ledger_no, number), ledger_id), False
         # Another request under the same key was faster.
         made = await self._made_before(ledger_id, ledger_no, new)
         assert made is not None, "only a key that is taken keeps a quote out"
@@ -151,8 +155,7 @@ class FxService:
             raise FinFlowError("quote_unknown", f"no quote {quote_id[:40]}", "quote_id") from error
         place = ids.parse("fxq", quote_id)
         assert place is not None, "an id that leads to a ledger is one"
-        async with acquired(self._pool) as connection:
-            row = await store.read_quote(connection, *place)
+        row = await self._statements(place.ledger_no).quote.ask(place.number)
         # The number alone could be guessed; the whole id was given to somebody.
         if row is None or views.quote_id(row) != quote_id:
             raise FinFlowError("quote_unknown", f"no quote {quote_id}", "quote_id")
@@ -211,14 +214,15 @@ class FxService:
     # --- what they share ---
 
     async def _found(self, ledger_no: int, sell: str, buy: str, at: int) -> Found:
-        if sell == buy:
-            raise FinFlowError("same_currency", f"from {sell} to {buy}")
         async with acquired(self._pool) as connection:
             newest = await store.read_newest(connection, ledger_no, model.pairs_between(sell, buy), at)
-        found = model.find_rate(sell, buy, newest, at)
-        if isinstance(found, Refusal):
-            raise FinFlowError(found.code, f"from {sell} to {buy} at {to_datetime(at).isoformat()}")
-        return found
+        return _rate_of(sell, buy, newest, at)
+
+    def _statements(self, ledger_no: int) -> LedgerStatements:
+        known = self._gathered.get(ledger_no)
+        if known is None:
+            known = self._gathered[ledger_no] = LedgerStatements(self._pool, ledger_no, self._clock)
+        return known
 
     async def _ledger_no(self, ledger_id: str) -> int:
         await self._ledger.ledger(ledger_id)
@@ -234,6 +238,13 @@ class FxService:
                 assets = await ledger_store.find_assets(connection, ledger_no)
             known |= {code: assets[code] for code in currencies if code in assets}
         return known
+
+
+def _rate_of(sell: str, buy: str, newest: Newest, at: int) -> Found:
+    found = model.find_rate(sell, buy, newest, at)
+    if isinstance(found, Refusal):
+        raise FinFlowError(found.code, f"from {sell} to {buy} at {to_datetime(at).isoformat()}")
+    return found
 
 
 def _given(draft: RateDraft, index: int, exponents: dict[str, int]) -> GivenRate:

@@ -44,12 +44,29 @@ select {_RATE_COLUMNS} from fx_rates r
    )
  order by observed_at desc, rate_no desc limit $5
 """  # noqa: S608 # constants of this file
-_ADD_QUOTE: Final = """
-insert into fx_quotes (ledger_no, created_at, expires_at, sell_currency, sell_exponent, sell_minor,
-                       buy_currency, buy_exponent, buy_minor, fair_minor, spread_minor, rate, spread_ppm,
-                       method, rate_nos, key, request, caller)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
-on conflict do nothing returning quote_no
+# Numbers are taken first, so that each row that was kept is known by its place.
+_ADD_QUOTES: Final = """
+with given as materialized (
+    select nextval(pg_get_serial_sequence('fx_quotes', 'quote_no')) as quote_no, g.*
+      from unnest($2::timestamptz[], $3::timestamptz[], $4::text[], $5::smallint[], $6::bigint[], $7::text[],
+                  $8::smallint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::numeric[], $13::integer[],
+                  $14::text[], $15::bigint[], $16::bigint[], $17::text[], $18::text[], $19::text[])
+           with ordinality
+        as g (created_at, expires_at, sell_currency, sell_exponent, sell_minor, buy_currency, buy_exponent,
+              buy_minor, fair_minor, spread_minor, rate, spread_ppm, method, first_rate, second_rate, key,
+              request, caller, place)
+), added as (
+    insert into fx_quotes (ledger_no, quote_no, created_at, expires_at, sell_currency, sell_exponent,
+                           sell_minor, buy_currency, buy_exponent, buy_minor, fair_minor, spread_minor, rate,
+                           spread_ppm, method, rate_nos, key, request, caller)
+    overriding system value
+    select $1, quote_no, created_at, expires_at, sell_currency, sell_exponent, sell_minor, buy_currency,
+           buy_exponent, buy_minor, fair_minor, spread_minor, rate, spread_ppm, method,
+           array_remove(array[first_rate, second_rate], null), key, request, caller
+      from given order by place
+    on conflict do nothing returning quote_no
+)
+select added.quote_no from given left join added using (quote_no) order by given.place
 """
 # The journal's row that a quote was used by; journal_by_target allows one.
 _QUOTES: Final = """
@@ -61,7 +78,7 @@ select q.*, j.seq as used_seq, j.recorded_at as used_at,
   left join journal j on j.ledger_no = q.ledger_no and j.target = -q.quote_no and j.code is null
  where q.ledger_no = $1
 """
-_QUOTE: Final = f"{_QUOTES} and q.quote_no = $2"
+_QUOTES_BY_NUMBER: Final = f"{_QUOTES} and q.quote_no = any($2::bigint[])"
 _QUOTE_BY_KEY: Final = f"{_QUOTES} and q.key = $2"
 _HOUSE_ACCOUNTS: Final = f"""
 select {ACCOUNT_COLUMNS} from accounts a {NEWEST_ENTRY}
@@ -101,11 +118,52 @@ class NewQuote(NamedTuple):
         pair = f"{self.sell_currency} {self.buy_currency}"
         return f"{pair} {self.fixed} {self.amount_minor} {self.spread_ppm} {self.valid_for_s}"
 
+    @property
+    def of_request(self) -> tuple[str | None, str, str]:
+        """Under which key it was asked for, what, and by whom."""
+        return self.key, self.request, self.caller
+
     def terms(self, rate: Rate) -> Terms:
         """The same at a rate, for the model."""
         return Terms(
             self.sell_exponent, self.buy_exponent, self.fixed, self.amount_minor, rate, self.spread_ppm
         )
+
+
+class PricedQuote(NamedTuple):
+    """A quote that is about to be kept, as it was priced at `at`, in microseconds."""
+
+    new: NewQuote
+    at: int
+    found: Found
+    priced: Priced
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Its row, but for what the database gives it."""
+        new, priced = self.new, self.priced
+        return {
+            "created_at": to_datetime(self.at),
+            "expires_at": to_datetime(self.at + new.valid_for_s * 1_000_000),
+            "sell_currency": new.sell_currency,
+            "sell_exponent": new.sell_exponent,
+            "sell_minor": priced.sell,
+            "buy_currency": new.buy_currency,
+            "buy_exponent": new.buy_exponent,
+            "buy_minor": priced.buy,
+            "fair_minor": priced.fair,
+            "spread_minor": priced.spread,
+            "rate": _decimal(self.found.rate),
+            "spread_ppm": new.spread_ppm,
+            "method": self.found.method,
+        }
+
+    def row(self, ledger_no: int, quote_no: int) -> dict[str, Any]:
+        """The row as it would be read back now: nobody has used it yet."""
+        via = self.found.via
+        rates = {"rate_nos": [k.rate_no for k in via], "rates_at": [to_datetime(k.recorded_at) for k in via]}
+        unused = {"used_seq": None, "used_at": None}
+        return {"ledger_no": ledger_no, "quote_no": quote_no, **self.columns, **rates, **unused}
 
 
 async def add_rates(
@@ -144,22 +202,33 @@ async def read_rates(
     return Page.of(known, span, [each.rate_no for each in known])
 
 
-async def add_quote(
-    connection: Connection, ledger_no: int, new: NewQuote, at: int, found: Found, priced: Priced
-) -> int | None:
-    """The number of a quote that is kept now, at `at` in microseconds; None if its key has one already."""
-    number: int | None = await connection.fetchval(
-        _ADD_QUOTE, ledger_no, to_datetime(at), to_datetime(at + new.valid_for_s * 1_000_000),
-        new.sell_currency, new.sell_exponent, priced.sell, new.buy_currency, new.buy_exponent, priced.buy,
-        priced.fair, priced.spread, _decimal(found.rate), new.spread_ppm, found.method,
-        [known.rate_no for known in found.via], new.key, new.request, new.caller,
-    )  # fmt: skip
-    return number
+async def add_quotes(
+    connection: Connection, ledger_no: int, quotes: Sequence[PricedQuote]
+) -> list[int | None]:
+    """Keep quotes, all at once: the number of each, or None where its key has one already."""
+    rows = [
+        (
+            *quote.columns.values(),
+            *_two_rates(quote.found),
+            quote.new.key,
+            quote.new.request,
+            quote.new.caller,
+        )
+        for quote in quotes
+    ]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return [row[0] for row in await connection.fetch(_ADD_QUOTES, ledger_no, *columns)]
 
 
-async def read_quote(connection: Connection, ledger_no: int, quote_no: int) -> Any:
-    """The row of a quote and of what used it, or None."""
-    return await connection.fetchrow(_QUOTE, ledger_no, quote_no)
+def _two_rates(found: Found) -> tuple[int, int | None]:
+    """A rate was given, or is made of two."""
+    return found.via[0].rate_no, found.via[1].rate_no if len(found.via) > 1 else None
+
+
+async def read_quotes(connection: Connection, ledger_no: int, quote_nos: Sequence[int]) -> dict[int, Any]:
+    """The rows of quotes and of what used them, by number."""
+    rows = await connection.fetch(_QUOTES_BY_NUMBER, ledger_no, quote_nos)
+    return {row["quote_no"]: row for row in rows}
 
 
 async def read_quote_by_key(connection: Connection, ledger_no: int, key: str) -> Any:
