@@ -13,6 +13,7 @@ from finflow.settlement import duplicates
 from finflow.settlement.duplicates import MessageKey, Seen
 from finflow.settlement.matching import Expected, Line, reconcile
 
+_LATER = dt.date(2026, 7, 1)
 _NOW = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
 _DAY = dt.date(2026, 6, 1)
 _OWED = Expected("e1", "acc", "SGD", 500, _DAY, _NOW - dt.timedelta(seconds=100), end_to_end_id="INV-2026-1")
@@ -49,7 +50,7 @@ def _booked(**changes: object) -> Line:
         (_owed(uetr=_U1), _booked(uetr=_U1, account="other"), None),
         (
             _owed(end_to_end_id="NOTPROVIDED"),
-            _booked(end_to_end_id="NOTPROVIDED", value_date=dt.date(2026, 7, 1)),
+            _booked(end_to_end_id="NOTPROVIDED", value_date=_LATER),
             None,
         ),
     ],
@@ -112,6 +113,7 @@ def test_the_promise_counts_what_is_late_and_not_what_is_young() -> None:
 
 
 _REFERENCES = st.sampled_from([None, "NOTPROVIDED", "REF-0001", "REF-0002"])
+_TEXTS = st.sampled_from(["", "for REF-0001"])
 _COMMON = {
     "account": st.sampled_from(["a", "b"]),
     "currency": st.just("SGD"),

@@ -184,7 +184,7 @@ def test_without_a_schema_the_declared_rules_hold(old: str, new: str, code: str)
 
 
 def test_without_a_schema_text_between_elements_is_refused_wherever_it_stands() -> None:
-    for place in ("</MsgId>", "</GrpHdr>", "</OrgnlGrpInf>", "</TxInfAndSts>"):
+    for place in ("</MsgId>", "</GrpHdr>", "</OrgnlGrpInf>", "</TxInfAndSts>", "</FIToFIPmtStsRpt>"):
         with pytest.raises(FinFlowError, match="message_invalid"):
             messages.read(_ANSWER.replace(place, place + "stray", 1).encode())
 

@@ -141,6 +141,13 @@ def refuse_stray_text(text: str | None, element: Element) -> None:
         raise FinFlowError("message_invalid", "text between elements", place_of(element))
 
 
+def refuse_stray_around(element: Element) -> None:
+    """The same for an element's own text and for what follows each of its children."""
+    refuse_stray_text(element.text, element)
+    for child in element:
+        refuse_stray_text(child.tail, element)
+
+
 def _read_text(text: tuple[str, Callable[[str], Any]], element: Element, found: dict[str, Any]) -> None:
     field, convert = text
     content = element.text

@@ -124,6 +124,7 @@ def body_of(root: xml.Element, name: str) -> xml.Element:
     kind = kind_of(name)
     if len(root) != 1 or root[0].tag != f"{{{_PREFIX}{name}}}{kind.root}":
         raise FinFlowError("message_invalid", f"{name} holds one {kind.root} and nothing else", "Document")
+    codec.refuse_stray_around(root)
     return root[0]
 
 

@@ -114,18 +114,17 @@ class _Reader:
         if 0 <= level < len(self._levels) and self._path[-1] == self._levels[level].unit:
             parent = element.getparent()
             assert parent is not None, "a transaction stands in a message"
-            yield from self._open(level, parent)
+            yield from self._open(level, parent, parent.index(element))
 
-    def _open(self, level: int, parent: xml.Element) -> Iterator[Event]:
+    def _open(self, level: int, parent: xml.Element, before: int) -> Iterator[Event]:
+        """Hand out a level's head: its first `before` children. Those behind may be parsed already."""
         state = self._levels[level]
         if state.opened:
             return
         state.opened = True
         if level == 0:
             self._check_body(parent)
-        children = list(parent)
-        # The transaction that has just begun is the last child; its own turn comes at its end.
-        head = [each for each in children if xml.local_name(each) != state.unit]
+        head = parent[:before]
         yield Opened(level, codec.read_children(state.part, parent, head), self._name)
         for each in head:
             parent.remove(each)
@@ -141,10 +140,13 @@ class _Reader:
             yield from self._close(level + 1, element)
             if level >= 0:
                 self._forget(element)
+        elif depth == 1:
+            codec.refuse_stray_around(element)
 
     def _close(self, level: int, element: xml.Element) -> Iterator[Event]:
         state = self._levels[level]
-        yield from self._open(level, element)
+        yield from self._open(level, element, len(element))
+        codec.refuse_stray_around(element)
         rest = [each for each in element if xml.local_name(each) != state.unit]
         yield Closed(level, codec.keep(state.part, element, rest))
         state.opened = False
