@@ -68,18 +68,26 @@ with given as materialized (
 )
 select added.quote_no from given left join added using (quote_no) order by given.place
 """
-# The journal's row that a quote was used by; journal_by_target allows one.
+# The journal's row that a quote was used by; journal_by_target allows one. OFFSET 0 leaves the planner
+# nothing but to look each row up; a join would read all of a journal that it thinks is small.
 _QUOTES: Final = """
 select q.*, j.seq as used_seq, j.recorded_at as used_at,
        array(select r.recorded_at from unnest(q.rate_nos) with ordinality as named (rate_no, place)
-               join fx_rates r on r.ledger_no = q.ledger_no and r.rate_no = named.rate_no
-              order by named.place) as rates_at
-  from fx_quotes q
-  left join journal j on j.ledger_no = q.ledger_no and j.target = -q.quote_no and j.code is null
- where q.ledger_no = $1
+              cross join lateral (
+                  select recorded_at from fx_rates where ledger_no = $1 and rate_no = named.rate_no offset 0
+              ) r order by named.place) as rates_at
+  from {quotes} q
+  left join lateral (
+      select seq, recorded_at from journal
+       where ledger_no = $1 and target = -q.quote_no and code is null offset 0
+  ) j on true
 """
-_QUOTES_BY_NUMBER: Final = f"{_QUOTES} and q.quote_no = any($2::bigint[])"
-_QUOTE_BY_KEY: Final = f"{_QUOTES} and q.key = $2"
+_QUOTES_BY_NUMBER: Final = _QUOTES.format(
+    quotes="""unnest($2::bigint[]) as wanted (quote_no) cross join lateral (
+      select * from fx_quotes where ledger_no = $1 and quote_no = wanted.quote_no offset 0
+  )"""
+)
+_QUOTE_BY_KEY: Final = _QUOTES.format(quotes="(select * from fx_quotes where ledger_no = $1 and key = $2)")
 _HOUSE_ACCOUNTS: Final = f"""
 select {ACCOUNT_COLUMNS} from accounts a {NEWEST_ENTRY}
  where a.ledger_no = $1 and a.external_reference >= 'fx:' and a.external_reference < 'fx;'
