@@ -231,7 +231,8 @@ def _rates(found: "Sequence[Rate] | list[Rate]") -> str:
 
 def _imported(found: dict[str, Any]) -> str:
     verb = "sent" if found["sent"] else "read, none sent"
-    return f"{found['rates']:,} rates of {len(found['currencies'])} currencies {verb}."
+    word = "rate" if found["rates"] == 1 else "rates"
+    return f"{found['rates']:,} {word} of {len(found['currencies'])} currencies {verb}."
 
 
 def _positions(found: "Positions") -> str:
