@@ -118,7 +118,7 @@ def test_a_failed_cycle_is_submitted_again_and_no_more_often_than_allowed() -> N
     cycle = _cycle(_CLOSE, _NET)
     for attempt in range(1, model.MAX_SUBMISSIONS + 1):
         for action, evidence in (("submit", "report"), ("fail", "rail is down")):
-            answer = take(cycle, Step(action, _AFTER, evidence, attempt))  # type: ignore[arg-type] -- of _ACTIONS
+            answer = take(cycle, Step(action, _AFTER, evidence, attempt))  # type: ignore[arg-type] # of _ACTIONS
             assert isinstance(answer, Taken)
             assert answer.changed
             cycle = answer.cycle

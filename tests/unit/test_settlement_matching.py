@@ -162,7 +162,7 @@ def test_payments_with_uetrs_are_all_matched_in_any_order(count: int, random: ob
     uetrs = [f"8a562c67-ca16-48ba-b074-{number:012x}" for number in range(count)]
     owed = [_owed(id=each, uetr=each, end_to_end_id="NOTPROVIDED") for each in uetrs]
     lines = [_booked(id=each, uetr=each) for each in uetrs]
-    random.shuffle(lines)  # type: ignore[attr-defined] -- hypothesis gives a random.Random
+    random.shuffle(lines)  # type: ignore[attr-defined] # hypothesis gives a random.Random
     found = reconcile(owed, lines, _NOW)
     assert {each.line_id for each in found.matches if each.expected_ids == (each.line_id,)} == set(uetrs)
 

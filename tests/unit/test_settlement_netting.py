@@ -55,7 +55,7 @@ def test_net_positions_leave_everybody_where_gross_settlement_would(gross: list[
 @given(obligations(), st.randoms(use_true_random=False))
 def test_the_order_of_obligations_does_not_matter(gross: list[Obligation], random: "object") -> None:
     shuffled = list(gross)
-    random.shuffle(shuffled)  # type: ignore[attr-defined] -- hypothesis gives a random.Random
+    random.shuffle(shuffled)  # type: ignore[attr-defined] # hypothesis gives a random.Random
     assert net(shuffled) == net(gross)
 
 

@@ -33,6 +33,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Import bank history from a CSV file; a second run posts nothing twice.",
     ),
     "generate": ("finflow.cli.generate:generate", "Write a realistic bank history made from a seed."),
+    "settlement": (
+        "finflow.cli.settlement:settlement",
+        "Check payment messages, net obligations, ask for value dates.",
+    ),
     "demo": ("finflow.cli.demo:demo", "Replay a bank's history over HTTP and check every balance."),
 }
 _INTERRUPTED: Final = 130

@@ -42,6 +42,7 @@ class Slot(NamedTuple):
 class Plan(NamedTuple):
     """Everything about one part in one namespace."""
 
+    cls: type[Part]
     slots: dict[str, Slot]
     order: tuple[tuple[str, str, str, Any], ...]
     attributes: dict[str, tuple[str, Callable[[str], Any]]]
@@ -54,62 +55,72 @@ def read(cls: type[P], element: Element) -> P:
 
     Raises message_invalid or message_not_understood, and what an amount raises; `param` is the path.
     """
-    try:
-        return _read(cls, element, element)
-    except FinFlowError as error:
-        # Only the innermost call knows the place; amounts and texts do not.
-        raise (
-            error if error.param else FinFlowError(error.kind.code, error.detail, place_of(element))
-        ) from error
+    return read_children(cls, element, element)
 
 
-def _read(cls: type[P], element: Element, children: Iterable[Element]) -> P:
-    plan = plan_of(cls, str(element.tag).rpartition("}")[0])
+def read_children(cls: type[P], element: Element, children: Iterable[Element]) -> P:
+    """The part that some children of an element make; the same refusals as `read`."""
+    found = _read(plan_of(cls, str(element.tag).rpartition("}")[0]), element, children)
+    assert isinstance(found, cls), "a plan makes its part"
+    return found
+
+
+def _read(plan: "Plan", element: Element, children: Iterable[Element]) -> Part:
+    """The loop that every element of every message goes through, so calls and look-ups are few."""
     found: dict[str, Any] = {}
     kept: list[Kept] = []
+    lists: list[str] = []
     last, after = -1, ""
+    slots = plan.slots
     for child in children:
-        refuse_stray_text(child.tail, child)
-        slot = plan.slots.get(child.tag)
+        tail = child.tail
+        if tail is not None and not tail.isspace():
+            refuse_stray_text(tail, child)
+        slot = slots.get(child.tag)
         if slot is None:
             kept.append(Kept(after, fragment(child)))
             continue
         place, field, name, reader, many = slot
         if place < last or (kept and many and place == last and kept[-1].after == name):
             raise FinFlowError("message_invalid", f"{name} is not where it belongs", place_of(child))
-        value = reader(child)
-        if many:
-            found.setdefault(field, []).append(value)
+        if not many:
+            if field in found:
+                raise FinFlowError("message_invalid", f"{name} comes twice", place_of(child))
+            found[field] = reader(child)
         elif field in found:
-            raise FinFlowError("message_invalid", f"{name} comes twice", place_of(child))
+            found[field].append(reader(child))
         else:
-            found[field] = value
+            found[field] = [reader(child)]
+            lists.append(field)
         last, after = place, name
+    _read_own(plan, element, found)
+    for field in lists:
+        found[field] = tuple(found[field])
+    if kept:
+        found["kept"] = tuple(kept)
+    return _made(plan, element, found)
+
+
+def _read_own(plan: "Plan", element: Element, found: dict[str, Any]) -> None:
+    """The element's own text and attributes."""
+    text = element.text
     if plan.text is not None:
         _read_text(plan.text, element, found)
-    else:
-        refuse_stray_text(element.text, element)
-    _read_attributes(plan, element, found)
+    elif text is not None and not text.isspace():
+        refuse_stray_text(text, element)
+    if element.keys():
+        _read_attributes(plan, element, found)
+
+
+def _made(plan: "Plan", element: Element, found: dict[str, Any]) -> Part:
     for field, name in plan.required:
         if field not in found:
             raise FinFlowError("message_invalid", f"{name} is missing", place_of(element))
-    if kept:
-        found["kept"] = tuple(kept)
-    for field, value in found.items():
-        if type(value) is list:
-            found[field] = tuple(value)
-    return cls(**found)
-
-
-def read_children(cls: type[P], element: Element, children: Iterable[Element]) -> P:
-    """The part that some children of an element make; the same refusals as `read`."""
     try:
-        return _read(cls, element, children)
+        return plan.cls(**found)
     except FinFlowError as error:
-        # Only the innermost call knows the place; an amount does not know where it stands.
-        raise (
-            error if error.param else FinFlowError(error.kind.code, error.detail, place_of(element))
-        ) from error
+        # An amount refuses to be made, and does not know where it stands.
+        raise FinFlowError(error.kind.code, error.detail, place_of(element)) from error
 
 
 def keep(cls: type[Part], element: Element, children: Iterable[Element]) -> tuple[Kept, ...]:
@@ -123,6 +134,7 @@ def keep(cls: type[Part], element: Element, children: Iterable[Element]) -> tupl
     return tuple(found)
 
 
+@lru_cache(maxsize=256)
 def part_of(cls: type[Part], name: str) -> type[Part]:
     """The part of the elements called `name` in a part."""
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -130,6 +142,7 @@ def part_of(cls: type[Part], name: str) -> type[Part]:
     return kind
 
 
+@lru_cache(maxsize=256)
 def field_of(cls: type[Part], name: str) -> str:
     """The field of a part that holds the elements called `name`."""
     return next(each.name for each in msgspec.structs.fields(cls) if each.encode_name == name)
@@ -190,9 +203,9 @@ def plan_of(cls: type[Part], prefix: str) -> Plan:
         elif name.startswith("@"):
             attributes[name[1:]] = (info.name, _converter(kind))
         else:
-            slots[f"{prefix}}}{name}"] = Slot(index, info.name, name, _reader(kind), many)
+            slots[f"{prefix}}}{name}"] = Slot(index, info.name, name, _reader(kind, prefix), many)
             order.append((info.name, name, f"{prefix}}}{name}", many))
-    return Plan(slots, tuple(order), attributes, text, tuple(required))
+    return Plan(cls, slots, tuple(order), attributes, text, tuple(required))
 
 
 def _kind_of(hint: Any) -> tuple[Any, bool]:
@@ -205,9 +218,10 @@ def _kind_of(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
-def _reader(kind: Any) -> Callable[[Element], Any]:
+def _reader(kind: Any, prefix: str) -> Callable[[Element], Any]:
     if isinstance(kind, type) and issubclass(kind, Part):
-        return lambda element: read(kind, element)
+        plan = plan_of(kind, prefix)
+        return lambda element: _read(plan, element, element)
     convert = _converter(kind)
 
     def leaf(element: Element) -> Any:
@@ -215,7 +229,10 @@ def _reader(kind: Any) -> Callable[[Element], Any]:
             raise FinFlowError(
                 "message_not_understood", "more than the text that is declared", place_of(element)
             )
-        return _converted(convert, element.text or "", element)
+        try:
+            return convert(element.text or "")
+        except ValueError as error:
+            raise FinFlowError("message_invalid", str(error), place_of(element)) from error
 
     return leaf
 
@@ -230,10 +247,13 @@ def _converter(kind: Any) -> Callable[[str], Any]:
     longest = next((each.max_length for each in metas if each.max_length is not None), _MAX_TEXT)
     pattern = next((re.compile(each.pattern) for each in metas if each.pattern is not None), None)
 
+    fits = None if pattern is None else pattern.fullmatch
+
     def check(text: str) -> str:
         if not shortest <= len(text) <= longest:
             raise ValueError(f"the text has {len(text)} characters, not {shortest} to {longest}")
-        if pattern is not None and pattern.fullmatch(text) is None:
+        if fits is not None and fits(text) is None:
+            assert pattern is not None, "what fits comes from it"
             raise ValueError(f"{text[:60]!r} does not have the form {pattern.pattern}")
         return text
 
@@ -258,7 +278,7 @@ def _to_date(text: str) -> dt.date:
 def fragment(element: Element) -> str:
     """The XML of an element that is not understood, with the namespaces that it needs."""
     for each in element.iter():
-        if len(each.attrib) > MAX_ATTRIBUTES:
+        if len(each.keys()) > MAX_ATTRIBUTES:
             raise FinFlowError("xml_too_large", f"more than {MAX_ATTRIBUTES} attributes", place_of(each))
     return etree.tostring(element, encoding="unicode", with_tail=False)
 

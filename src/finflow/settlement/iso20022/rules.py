@@ -22,7 +22,7 @@ from finflow.settlement.iso20022.transfers import (
 )
 
 # Sums of amounts are exact or refused; 18 digits a piece leave room for 10^32 of them.
-_EXACT: Final = Context(prec=50, traps=[Inexact])
+EXACT: Final = Context(prec=50, traps=[Inexact])
 
 
 def check(message: Message) -> None:
@@ -71,7 +71,7 @@ class _Tally:
         if amount is None:
             self._sum = None
         elif self._sum is not None:
-            self._sum = _EXACT.add(self._sum, amount.value)
+            self._sum = EXACT.add(self._sum, amount.value)
         if isinstance(unit, CreditTransfer | ReturnedTransfer):
             self._check_between_banks(unit)
 

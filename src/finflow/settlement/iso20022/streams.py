@@ -124,7 +124,7 @@ class _Reader:
         state.opened = True
         if level == 0:
             self._check_body(parent)
-        head = parent[:before]
+        head = list(parent)[:before]
         yield Opened(level, codec.read_children(state.part, parent, head), self._name)
         for each in head:
             parent.remove(each)
@@ -158,7 +158,7 @@ class _Reader:
         pile up in its parent.
         """
         self._since_unit = 0
-        element.clear()
+        element.clear(keep_tail=True)  # type: ignore[call-arg] # the stubs are older than the argument
         parent = element.getparent()
         while parent is not None and parent[0] is not element:
             codec.refuse_stray_text(parent[0].tail, parent)
