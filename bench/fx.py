@@ -19,7 +19,7 @@ from typing import Any, Final
 import uvloop
 
 from bench.ground import durable_database, median, pool_of, report
-from finflow.fx.service import FxService, QuoteDraft, RateDraft
+from finflow.fx.service import Exchange, FxService, QuoteDraft, RateDraft
 from finflow.ledger.commands import EntryLine, OpenAccount, PostTransaction, Request
 from finflow.ledger.service import LedgerService
 
@@ -31,7 +31,7 @@ RATES: Final = (("EUR", "USD", "1.1172"), ("EUR", "SGD", "1.4282"))
 class Market:
     """A ledger with rates, customers with an account in two currencies each, and keys that never repeat."""
 
-    def __init__(self, ledger: LedgerService, fx: FxService, ledger_id: str, seed: int) -> None:
+    def __init__(self, ledger: LedgerService, fx: Exchange, ledger_id: str, seed: int) -> None:
         self.ledger = ledger
         self.fx = fx
         self.ledger_id = ledger_id
@@ -103,7 +103,7 @@ async def measure(rounds: int, count: int, seed: int) -> dict[str, Any]:
         ledger = LedgerService(pool)
         tenant = await ledger.create_tenant("bench")
         ledger_id = (await ledger.create_ledger(tenant.tenant_id, "bench")).ledger_id
-        market = Market(ledger, FxService(pool, ledger), ledger_id, seed)
+        market = Market(ledger, FxService(pool).of(ledger), ledger_id, seed)
         await market.set_up()
         await market.convert(await market.quote())
         for _ in range(rounds):

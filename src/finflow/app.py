@@ -209,7 +209,7 @@ async def services(config: Config) -> AsyncIterator[Services]:
     pool = await open_pool(config.database_url, application_name="finflow api")
     try:
         ledger = LedgerService(pool)
-        yield Services(pool, ledger, FxService(pool, ledger))
+        yield Services(pool, ledger, FxService(pool))
         await ledger.close()
     finally:
         await pool.close()

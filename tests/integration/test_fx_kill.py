@@ -48,7 +48,7 @@ class Exchange:
 
     def __init__(self, one: Desk, source: str = "", to: str = "") -> None:
         self.one = one
-        self.fx = FxService(one.pool, one.service, one.clock)
+        self.fx = FxService(one.pool, one.clock).of(one.service)
         self.source, self.to = source, to
 
     async def set_up(self) -> "Exchange":

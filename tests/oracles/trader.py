@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from finflow.fx.service import FxService, QuoteDraft
+from finflow.fx.service import Exchange, FxService, QuoteDraft
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.book import Record
 from finflow.ledger.commands import Request
@@ -29,7 +29,7 @@ DRAFT = QuoteDraft("EUR", "USD", "sell", "7.77", "0.0025", 86_400)
 
 
 class Trader:
-    def __init__(self, notes: int, ledger: LedgerService, fx: FxService, ledger_id: str) -> None:
+    def __init__(self, notes: int, ledger: LedgerService, fx: Exchange, ledger_id: str) -> None:
         self.notes = notes
         self.ledger = ledger
         self.fx = fx
@@ -84,7 +84,7 @@ async def main(notes: str, name: str, ledger_id: str, url: str, source: str, to:
     pool = await open_patiently(url)
     file = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     ledger = LedgerService(pool)
-    trader = Trader(file, ledger, FxService(pool, ledger), ledger_id)
+    trader = Trader(file, ledger, FxService(pool).of(ledger), ledger_id)
     await asyncio.gather(
         *(work(trader, f"{name}.{task}", wanted[task::TASKS], source, to) for task in range(TASKS))
     )

@@ -222,7 +222,8 @@ def test_nobody_gains_by_splitting(
     def terms(fixed: model.FixedSide, amount: int) -> Terms:
         return Terms(sell_exponent, buy_exponent, fixed, amount, parsed(text), spread_ppm)
 
-    whole, pieces = model.price(terms("sell", sum(parts))), [priced(terms("sell", part)) for part in parts]
+    whole = model.price(terms("sell", sum(parts)))
+    pieces = [priced(terms("sell", part)) for part in parts]
     assume(whole != Refusal("amount_out_of_range", "amount"))
     got = sum(piece.buy for piece in pieces if piece)
     assert got <= (whole.buy if isinstance(whole, Priced) else 0)

@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 from finflow.api.decoding import HttpRequest
-from finflow.fx.service import FxService
+from finflow.fx.service import Exchange, FxService
 from finflow.ledger.service import LedgerService
 
 
@@ -30,8 +30,8 @@ def ledger_of(request: HttpRequest) -> LedgerService:
     return services_of(request).ledger
 
 
-def fx_of(request: HttpRequest) -> FxService:
-    return services_of(request).fx
+def fx_of(request: HttpRequest) -> Exchange:
+    return services_of(request).fx.of(ledger_of(request))
 
 
 def put(app: Any, services: Services) -> None:

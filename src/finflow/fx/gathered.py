@@ -6,7 +6,8 @@ connection, the ledger's writer among them. Here, whatever is asked while a stat
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 import asyncpg
 
@@ -14,8 +15,13 @@ from finflow.db.pool import acquired
 from finflow.fx import model, store
 from finflow.fx.model import Known
 from finflow.fx.store import PricedQuote
+from finflow.kernel import ids
 from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
+from finflow.ledger.views import LedgerView
+
+if TYPE_CHECKING:
+    from finflow.db.pool import PoolConnection
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -23,6 +29,8 @@ V = TypeVar("V")
 MAX_AT_ONCE: Final = 1_000
 MAX_WAITING: Final = 20_000
 
+# Lends a connection that sees one ledger, by the numbers of its tenant and its own.
+Reading = Callable[[int, int], "AbstractAsyncContextManager[PoolConnection]"]
 Newest = dict[tuple[str, str], Known]
 
 
@@ -70,26 +78,48 @@ class RatesNow(NamedTuple):
 class LedgerStatements:
     """The statements of one ledger that many ask at once. One ledger each, as row-level security wants it."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", ledger_no: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        ledger: LedgerView,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        reading: Reading | None,
+        clock: Clock,
+    ) -> None:
+        place, owner = ids.parse("led", ledger.ledger_id), ids.parse("ten", ledger.tenant_id)
+        assert place is not None, "the directory gives ids"
+        assert owner is not None, "the directory gives ids"
+        self.ledger_id = ledger.ledger_id
+        self.ledger_no = place.ledger_no
+        self._tenant_no = owner.number
         self._pool = pool
-        self._ledger_no = ledger_no
+        self._reading = reading
         self._clock = clock
         self.rates_now = Gathering(self._read_rates)
         self.quote = Gathering(self._read_quotes)
         self.add_quote = Gathering(self._add_quotes)
 
+    def reading(self) -> "AbstractAsyncContextManager[PoolConnection]":
+        """A connection to read this ledger with."""
+        if self._reading is None:
+            return acquired(self._pool)
+        return self._reading(self._tenant_no, self.ledger_no)
+
+    def writing(self) -> "AbstractAsyncContextManager[PoolConnection]":
+        """A connection to add rows with."""
+        return acquired(self._pool)
+
     async def _read_rates(self, asked: Sequence[tuple[str, str]]) -> list[RatesNow]:
         pairs = sorted({pair for sell, buy in set(asked) for pair in model.pairs_between(sell, buy)})
         at = self._clock()
-        async with acquired(self._pool) as connection:
-            newest = await store.read_newest(connection, self._ledger_no, pairs, at)
+        async with self.reading() as connection:
+            newest = await store.read_newest(connection, self.ledger_no, pairs, at)
         return [RatesNow(at, newest)] * len(asked)
 
     async def _read_quotes(self, asked: Sequence[int]) -> list[Any]:
-        async with acquired(self._pool) as connection:
-            found = await store.read_quotes(connection, self._ledger_no, sorted(set(asked)))
+        async with self.reading() as connection:
+            found = await store.read_quotes(connection, self.ledger_no, sorted(set(asked)))
         return [found.get(quote_no) for quote_no in asked]
 
     async def _add_quotes(self, asked: Sequence[PricedQuote]) -> list[int | None]:
-        async with acquired(self._pool) as connection:
-            return await store.add_quotes(connection, self._ledger_no, asked)
+        async with self.writing() as connection:
+            return await store.add_quotes(connection, self.ledger_no, asked)

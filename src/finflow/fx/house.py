@@ -4,11 +4,12 @@ They are ordinary accounts of the ledger, known by their external reference. A b
 position opens the position account itself before the first conversion, or changes its limits later.
 """
 
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from finflow.kernel.errors import FinFlowError
+from finflow.ledger.book import Account, Record
 from finflow.ledger.commands import AccountKind, OpenAccount, Request
-from finflow.ledger.service import LedgerService
+from finflow.ledger.views import LedgerView
 
 Role = Literal["position", "spread", "rounding"]
 _KINDS: Final[dict[Role, AccountKind]] = {"position": "equity", "spread": "income", "rounding": "income"}
@@ -21,12 +22,21 @@ def reference_of(role: Role, currency: str) -> str:
     return f"fx:{role}:{currency}"
 
 
-class HouseAccounts:
-    """Ids of the bank's own accounts, by ledger, role and currency. They never change, so they are kept."""
+class Ledgers(Protocol):
+    """What conversions need of the ledgers that somebody may use."""
 
-    def __init__(self, ledger: LedgerService) -> None:
-        self._ledger = ledger
-        self._known: dict[tuple[str, str], str] = {}
+    async def ledger(self, ledger_id: str) -> LedgerView: ...
+    async def ledger_holding(self, prefix: str, resource_id: str) -> LedgerView: ...
+    async def accounts_by_reference(self, ledger_id: str, external_reference: str) -> list[Account]: ...
+    async def submit(self, ledger_id: str, requests: list[Request], atomic: bool = False) -> list[Record]: ...
+
+
+class HouseAccounts:
+    """Ids of the bank's own accounts of some ledgers. They never change, so `known` keeps them for all."""
+
+    def __init__(self, ledgers: Ledgers, known: dict[tuple[str, str], str]) -> None:
+        self._ledger = ledgers
+        self._known = known
 
     async def find(self, ledger_id: str, role: Role, currency: str) -> str:
         """The id of an account, which is opened now if the ledger has none with its reference."""

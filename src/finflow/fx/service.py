@@ -12,10 +12,9 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 import msgspec
 
-from finflow.db.pool import acquired
 from finflow.fx import model, store, views
-from finflow.fx.gathered import LedgerStatements, Newest
-from finflow.fx.house import HouseAccounts, Role
+from finflow.fx.gathered import LedgerStatements, Newest, Reading
+from finflow.fx.house import HouseAccounts, Ledgers, Role
 from finflow.fx.model import FixedSide, Found
 from finflow.fx.store import GivenRate, NewQuote, PricedQuote
 from finflow.kernel import ids, money
@@ -26,8 +25,9 @@ from finflow.ledger.book import Refusal
 from finflow.ledger.commands import Direction, EntryLine, PostTransaction, QuoteUse
 from finflow.ledger.guards import amount_refusal
 from finflow.ledger.lists import Page, Span
-from finflow.ledger.service import LedgerService
+from finflow.ledger.views import LedgerView
 
+MAX_LEDGERS: Final = 10_000
 RATE_VALID_FOR_US: Final = 86_400_000_000
 # Where the entries of a conversion stand that are on accounts which its caller named.
 CUSTOMER_ENTRIES: Final = {"entries[0]": "from_account_id", "entries[3]": "to_account_id"}
@@ -56,16 +56,45 @@ class QuoteDraft(NamedTuple):
 
 
 class FxService:
-    """Rates, quotes and conversions of any ledger. Ids and decimal strings in, views out."""
+    """What a process has one of for foreign exchange. Callers come in through `of`."""
 
     def __init__(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", ledger: LedgerService, clock: Clock = system_clock
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        clock: Clock = system_clock,
+        reading: Reading | None = None,
     ) -> None:
+        self.clock = clock
+        self.house: dict[tuple[str, str], str] = {}
         self._pool = pool
-        self._ledger = ledger
-        self._clock = clock
-        self._house = HouseAccounts(ledger)
-        self._gathered: dict[int, LedgerStatements] = {}
+        self._reading = reading
+        self._statements: dict[str, LedgerStatements] = {}
+
+    def of(self, ledgers: Ledgers) -> "Exchange":
+        """Rates, quotes and conversions on these ledgers, and on no others."""
+        return Exchange(self, ledgers)
+
+    def statements(self, ledger: LedgerView) -> LedgerStatements:
+        """The statements of a ledger that was found among those that its caller may use."""
+        known = self._statements.get(ledger.ledger_id)
+        if known is None:
+            if len(self._statements) >= MAX_LEDGERS:
+                self._statements.clear()
+            known = LedgerStatements(ledger, self._pool, self._reading, self.clock)
+            self._statements[ledger.ledger_id] = known
+        return known
+
+
+class Exchange:
+    """Rates, quotes and conversions on somebody's ledgers. Ids and decimal strings in, views out.
+
+    Raises ledger_unknown for other ledgers, quote_unknown for quotes of other ledgers.
+    """
+
+    def __init__(self, fx: FxService, ledgers: Ledgers) -> None:
+        self._fx = fx
+        self._ledgers = ledgers
+        self._house = HouseAccounts(ledgers, fx.house)
 
     # --- rates ---
 
@@ -74,32 +103,35 @@ class FxService:
 
         Raises rate_malformed, same_currency, currency_unknown, validity_malformed, rate_conflict.
         """
-        ledger_no = await self._ledger_no(ledger_id)
-        exponents = await self._exponents(ledger_no, {code for d in drafts for code in (d.base, d.quote)})
+        on = await self._on(ledger_id)
+        exponents = await _exponents(on, {code for d in drafts for code in (d.base, d.quote)})
         given = [_given(draft, index, exponents) for index, draft in enumerate(drafts)]
-        async with acquired(self._pool) as connection, connection.transaction():
-            stored = await store.add_rates(connection, ledger_no, given, self._clock())
+        async with on.writing() as connection, connection.transaction():
+            stored = await store.add_rates(connection, on.ledger_no, given, self._fx.clock())
             for index, (each, known) in enumerate(zip(given, stored, strict=True)):
                 if (each.rate, each.valid_until) != (known.rate, known.valid_until):
                     detail = f"{known.source} gave {known.rate.text} for {known.base}/{known.quote} before"
                     raise FinFlowError("rate_conflict", detail, f"rates[{index}]")
-        return [views.show_rate(known, ledger_id, ledger_no) for known in stored]
+        return [views.show_rate(known, ledger_id, on.ledger_no) for known in stored]
 
     async def rates(self, ledger_id: str, base: str, quote: str, span: Span) -> Page[views.RateView]:
         """A page of a pair's rates, whichever way round they were given, the newest first."""
-        ledger_no = await self._ledger_no(ledger_id)
-        async with acquired(self._pool) as connection:
-            page = await store.read_rates(connection, ledger_no, model.pair(base, quote), span)
-        return Page([views.show_rate(known, ledger_id, ledger_no) for known in page.items], page.next)
+        on = await self._on(ledger_id)
+        async with on.reading() as connection:
+            page = await store.read_rates(connection, on.ledger_no, model.pair(base, quote), span)
+        return Page([views.show_rate(known, ledger_id, on.ledger_no) for known in page.items], page.next)
 
     async def rate(self, ledger_id: str, base: str, quote: str, at: int | None) -> views.FoundRateView:
         """The rate that holds at a moment (µs), now by default. Raises pair_unknown, rate_stale."""
-        ledger_no = await self._ledger_no(ledger_id)
+        on = await self._on(ledger_id)
         if base == quote:
             raise FinFlowError("same_currency", f"from {base} to {quote}", "quote")
-        at = self._clock() if at is None else at
-        found = await self._found(ledger_no, base, quote, at)
-        return views.show_found(base, quote, found, at, ledger_id, ledger_no)
+        at = self._fx.clock() if at is None else at
+        async with on.reading() as connection:
+            pairs = model.pairs_between(base, quote)
+            newest = await store.read_newest(connection, on.ledger_no, pairs, at)
+        found = _rate_of(base, quote, newest, at)
+        return views.show_found(base, quote, found, at, ledger_id, on.ledger_no)
 
     # --- quotes ---
 
@@ -111,23 +143,22 @@ class FxService:
         Raises same_currency, currency_unknown, amount_malformed and the like, spread_malformed, pair_unknown,
         rate_stale, converts_to_zero, idempotency_conflict.
         """
-        ledger_no = await self._ledger_no(ledger_id)
-        exponents = await self._exponents(ledger_no, {draft.sell_currency, draft.buy_currency})
+        on = await self._on(ledger_id)
+        exponents = await _exponents(on, {draft.sell_currency, draft.buy_currency})
         new = _new_quote(draft, exponents, key, caller)
-        if key is not None and (known := await self._made_before(ledger_id, ledger_no, new)):
+        if key is not None and (known := await self._made_before(on, new)):
             return known, True
-        statements = self._statements(ledger_no)
-        now, newest = await statements.rates_now.ask((draft.sell_currency, draft.buy_currency))
+        now, newest = await on.rates_now.ask((draft.sell_currency, draft.buy_currency))
         found = _rate_of(draft.sell_currency, draft.buy_currency, newest, now)
         priced = model.price(new.terms(found.rate))
         if isinstance(priced, Refusal):
             raise FinFlowError(priced.code, param=f"{draft.fixed}_amount")
         quote = PricedQuote(new, now, found, priced)
-        number = await statements.add_quote.ask(quote)
+        number = await on.add_quote.ask(quote)
         if number is not None:
-            return self._show(quote.row(ledger_no, number), ledger_id), False
+            return self._show(quote.row(on.ledger_no, number), ledger_id), False
         # Another request under the same key was faster.
-        made = await self._made_before(ledger_id, ledger_no, new)
+        made = await self._made_before(on, new)
         assert made is not None, "only a key that is taken keeps a quote out"
         return made, True
 
@@ -136,26 +167,26 @@ class FxService:
         ledger_id, row = await self._row(quote_id)
         return self._show(row, ledger_id)
 
-    async def _made_before(self, ledger_id: str, ledger_no: int, new: NewQuote) -> views.QuoteView | None:
-        async with acquired(self._pool) as connection:
-            row = await store.read_quote_by_key(connection, ledger_no, new.key or "")
+    async def _made_before(self, on: LedgerStatements, new: NewQuote) -> views.QuoteView | None:
+        async with on.reading() as connection:
+            row = await store.read_quote_by_key(connection, on.ledger_no, new.key or "")
         if row is not None and row["request"] != new.request:
             raise FinFlowError("idempotency_conflict", param="Idempotency-Key")
-        return None if row is None else self._show(row, ledger_id)
+        return None if row is None else self._show(row, on.ledger_id)
 
     def _show(self, row: Any, ledger_id: str) -> views.QuoteView:
-        return views.show_quote(row, store.rate_from_row(row), ledger_id, self._clock())
+        return views.show_quote(row, store.rate_from_row(row), ledger_id, self._fx.clock())
 
     async def _row(self, quote_id: str) -> tuple[str, Any]:
         try:
-            ledger = await self._ledger.ledger_holding("fxq", quote_id)
+            ledger = await self._ledgers.ledger_holding("fxq", quote_id)
         except FinFlowError as error:
             if error.kind.code != "resource_unknown":
                 raise
             raise FinFlowError("quote_unknown", f"no quote {quote_id[:40]}", "quote_id") from error
         place = ids.parse("fxq", quote_id)
         assert place is not None, "an id that leads to a ledger is one"
-        row = await self._statements(place.ledger_no).quote.ask(place.number)
+        row = await self._fx.statements(ledger).quote.ask(place.number)
         # The number alone could be guessed; the whole id was given to somebody.
         if row is None or views.quote_id(row) != quote_id:
             raise FinFlowError("quote_unknown", f"no quote {quote_id}", "quote_id")
@@ -199,9 +230,9 @@ class FxService:
 
     async def positions(self, ledger_id: str) -> views.PositionsView:
         """What conversions left on the bank's own accounts, by currency."""
-        ledger_no = await self._ledger_no(ledger_id)
-        async with acquired(self._pool) as connection:
-            accounts = await store.read_house_accounts(connection, ledger_no)
+        on = await self._on(ledger_id)
+        async with on.reading() as connection:
+            accounts = await store.read_house_accounts(connection, on.ledger_no)
         rows = [
             {
                 "role": (account.external_reference or "").split(":")[1], "currency": account.currency,
@@ -211,33 +242,18 @@ class FxService:
         ]  # fmt: skip
         return views.show_positions(ledger_id, rows)
 
-    # --- what they share ---
+    async def _on(self, ledger_id: str) -> LedgerStatements:
+        return self._fx.statements(await self._ledgers.ledger(ledger_id))
 
-    async def _found(self, ledger_no: int, sell: str, buy: str, at: int) -> Found:
-        async with acquired(self._pool) as connection:
-            newest = await store.read_newest(connection, ledger_no, model.pairs_between(sell, buy), at)
-        return _rate_of(sell, buy, newest, at)
 
-    def _statements(self, ledger_no: int) -> LedgerStatements:
-        known = self._gathered.get(ledger_no)
-        if known is None:
-            known = self._gathered[ledger_no] = LedgerStatements(self._pool, ledger_no, self._clock)
-        return known
-
-    async def _ledger_no(self, ledger_id: str) -> int:
-        await self._ledger.ledger(ledger_id)
-        place = ids.parse("led", ledger_id)
-        assert place is not None, "an id that is known is one"
-        return place.ledger_no
-
-    async def _exponents(self, ledger_no: int, currencies: set[str]) -> dict[str, int]:
-        """Decimals of those currencies that ISO 4217 or the ledger knows."""
-        known = {code: exponent for code in currencies if (exponent := money.exponent_of(code)) is not None}
-        if len(known) < len(currencies):
-            async with acquired(self._pool) as connection:
-                assets = await ledger_store.find_assets(connection, ledger_no)
-            known |= {code: assets[code] for code in currencies if code in assets}
-        return known
+async def _exponents(on: LedgerStatements, currencies: set[str]) -> dict[str, int]:
+    """Decimals of those currencies that ISO 4217 or the ledger knows."""
+    known = {code: exponent for code in currencies if (exponent := money.exponent_of(code)) is not None}
+    if len(known) < len(currencies):
+        async with on.reading() as connection:
+            assets = await ledger_store.find_assets(connection, on.ledger_no)
+        known |= {code: assets[code] for code in currencies if code in assets}
+    return known
 
 
 def _rate_of(sell: str, buy: str, newest: Newest, at: int) -> Found:

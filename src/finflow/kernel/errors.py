@@ -86,7 +86,7 @@ _ENTRIES = (
     Kind("exceeds_limit", 422, "The account's balance would rise above its upper limit.", "Move money out, or raise the upper limit."),
     Kind("balance_out_of_range", 422, "A total of the account would not fit a signed 64-bit count of minor units.", "Open another account."),
     Kind("group_refused", 422, "Another transaction of the same all-or-nothing group was refused.", "Mend the one that has its own code, then send the group again with new keys."),
-    # Foreign exchange; whether a quote is used or expired is decided above, by the ledger.
+    # Foreign exchange. Whether a quote is used or expired, the ledger decides: see above.
     Kind("quote_unknown", 404, "No such quote.", "Check the id."),
     Kind("pair_unknown", 422, "No rate leads from the one currency to the other.", "Push a rate of the pair, or of both currencies against EUR or USD."),
     Kind("rate_stale", 422, "The rates that lead from the one currency to the other are no longer valid.", "Push newer rates."),
