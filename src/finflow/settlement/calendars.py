@@ -78,16 +78,15 @@ def business_days(calendar: str) -> BusinessDay:
 def _holidays(calendar: str) -> Any:
     import holidays  # heavy, and most commands need no calendar
 
-    try:
-        if calendar in holidays.list_supported_financial():
-            return holidays.financial_holidays(calendar)
-        # CHAPS keeps the bank holidays of England and Wales.
-        subdivision = "ENG" if calendar == "GB" else None
-        known = holidays.country_holidays(calendar).supported_categories
-        kept = tuple(each for each in (holidays.PUBLIC, holidays.BANK) if each in known)
-        return holidays.country_holidays(calendar, subdiv=subdivision, categories=kept)
-    except NotImplementedError as error:
-        raise FinFlowError("calendar_unknown", f"no holidays for {calendar[:20]!r}") from error
+    if calendar in holidays.list_supported_financial():
+        return holidays.financial_holidays(calendar)
+    if calendar not in holidays.list_supported_countries():
+        raise FinFlowError("calendar_unknown", f"no holidays for {calendar[:20]!r}")
+    # CHAPS keeps the bank holidays of England and Wales.
+    subdivision = "ENG" if calendar == "GB" else None
+    known = holidays.country_holidays(calendar).supported_categories
+    kept = tuple(each for each in (holidays.PUBLIC, holidays.BANK) if each in known)
+    return holidays.country_holidays(calendar, subdiv=subdivision, categories=kept)
 
 
 def jointly(calendars: Sequence[BusinessDay]) -> BusinessDay:
