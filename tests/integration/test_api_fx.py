@@ -129,9 +129,22 @@ async def test_the_parts_of_a_quote_add_up_to_what_it_is_worth(database_url: str
             quote = await one.quote("EUR", "USD", sell_amount=amount, spread="0.00125")
             parts = [Decimal(quote[f"{name}_amount"]) for name in ("buy", "spread", "rounding")]
             assert sum(parts) == Decimal(quote["fair_amount"])
-            assert Decimal(quote["exact_value"]) == Decimal(amount) * Decimal("1.083517")
-            assert Decimal(quote["residue"]) == Decimal(quote["exact_value"]) - Decimal(quote["fair_amount"])
+            exact = Decimal(amount) * Decimal("1.083517")
+            assert Decimal(quote["residue"]) == exact - Decimal(quote["fair_amount"])
+            assert (await one.read(f"/v1/fx/quotes/{quote['quote_id']}")) == quote
             assert abs(Decimal(quote["residue"])) <= Decimal("0.005")
+
+
+async def test_a_computed_rate_is_exact(database_url: str) -> None:
+    async with desk(database_url) as one:
+        await one.push("EUR", "USD", "1.0835")
+        sold = await one.quote("USD", "EUR", sell_amount="108.35")
+        bought = await one.quote("USD", "EUR", buy_amount="100")
+        assert (sold["buy_amount"], bought["sell_amount"], sold["residue"]) == ("100.00", "108.35", "0")
+        assert sold["rate"] == "0.922934933087217351"
+        third = await one.quote("USD", "EUR", sell_amount="1")
+        assert await one.read(f"/v1/fx/quotes/{third['quote_id']}") == third
+        assert third["residue"] == "0.00293493308721"
 
 
 async def test_a_key_makes_one_quote(database_url: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from finflow.fx import model
-from finflow.fx.model import Found, Known, Priced, Rate, Terms
+from finflow.fx.model import Found, Known, Priced, Rate, Ratio, Terms
 from finflow.kernel.money import MAX_MINOR
 from finflow.ledger.book import Refusal
 
@@ -38,6 +38,10 @@ def parsed(text: str) -> Rate:
     rate = model.parse_rate(text)
     assert rate is not None
     return rate
+
+
+def ratio(text: str) -> Ratio:
+    return Ratio(*Fraction(text).as_integer_ratio())
 
 
 def known(base: str, quote: str, rate: str, observed_at: int = NOW - 1, valid_for: int = DAY) -> Known:
@@ -121,7 +125,7 @@ def test_the_pair_itself_is_answered_as_it_was_given() -> None:
     assert (answer.rate.text, answer.method) == ("1.0835", "direct")
 
 
-def test_the_other_way_round_is_the_inverse_rounded_down_to_eighteen_digits() -> None:
+def test_the_other_way_round_is_the_inverse_and_shown_with_eighteen_digits() -> None:
     answer = found("USD", "EUR", known("EUR", "USD", "1.0835"))
     assert (answer.rate.text, answer.method) == ("0.922934933087217351", "inverse")
     # Known by hand: a third has no end, and what is too long is cut, not rounded up.
@@ -148,7 +152,7 @@ def test_what_no_rate_leads_to_is_unknown_and_what_only_old_ones_do_is_stale() -
 
 
 @given(st.lists(rate_texts, min_size=1, max_size=2), st.data())
-def test_a_derived_rate_is_the_exact_one_cut_at_its_eighteenth_digit(
+def test_a_derived_rate_is_exact_and_shown_cut_at_its_eighteenth_digit(
     texts: list[str], data: st.DataObject
 ) -> None:
     turned = [data.draw(st.booleans()) for _ in texts]
@@ -156,17 +160,22 @@ def test_a_derived_rate_is_the_exact_one_cut_at_its_eighteenth_digit(
     rates = [
         known(*(reversed(step) if turn else step), rate=text)
         for step, turn, text in zip(steps, turned, texts, strict=True)
-    ]  # fmt: skip
+    ]
     exact = Fraction(1)
     for turn, text in zip(turned, texts, strict=True):
         exact *= 1 / Fraction(text) if turn else Fraction(text)
-    rate = fraction(found("SGD", "JPY", *rates).rate)
-    if turned == [False]:
-        assert rate == exact
-    else:
-        assert 0 <= exact - rate < exact / 10**17
-    there_and_back = rate * fraction(found("JPY", "SGD", *rates).rate)
-    assert 1 - Fraction(2, 10**16) < there_and_back <= 1
+    there, back = found("SGD", "JPY", *rates), found("JPY", "SGD", *rates)
+    assert Fraction(*there.ratio) == exact
+    assert Fraction(*there.ratio) * Fraction(*back.ratio) == 1
+    rate = fraction(there.rate)
+    assert rate == exact if turned == [False] else 0 <= exact - rate < exact / 10**17
+
+
+def test_what_a_computed_rate_makes_whole_stays_whole() -> None:
+    """108.35 USD are 100.00 EUR where a euro is 1.0835 dollars, although 1 / 1.0835 has no end."""
+    back = found("USD", "EUR", known("EUR", "USD", "1.0835"))
+    assert priced(Terms(2, 2, "sell", 10_835, back.ratio, 0)) == Priced(10_835, 10_000, 10_000, 0, 0, "0")
+    assert priced(Terms(2, 2, "buy", 10_000, back.ratio, 0)) == Priced(10_835, 10_000, 10_000, 0, 0, "0")
 
 
 # --- amounts ---------------------------------------------------------------------------------------
@@ -177,7 +186,7 @@ def test_a_derived_rate_is_the_exact_one_cut_at_its_eighteenth_digit(
 def test_amounts_are_those_that_fractions_give(
     sell_exponent: int, buy_exponent: int, fixed: model.FixedSide, amount: int, text: str, spread_ppm: int
 ) -> None:
-    got = model.price(Terms(sell_exponent, buy_exponent, fixed, amount, parsed(text), spread_ppm))
+    got = model.price(Terms(sell_exponent, buy_exponent, fixed, amount, ratio(text), spread_ppm))
     mid = Fraction(text) * Fraction(10) ** (buy_exponent - sell_exponent)
     customer = mid * (1 - Fraction(spread_ppm, 10**6))
     sell = amount if fixed == "sell" else math.ceil(amount / customer)
@@ -190,7 +199,11 @@ def test_amounts_are_those_that_fractions_give(
         assert got == Refusal("amount_out_of_range", "amount")
         return
     spread = math.floor(sell * (mid - customer))
-    assert got == Priced(sell, buy, fair, spread, fair - buy - spread)
+    assert isinstance(got, Priced)
+    assert got[:5] == (sell, buy, fair, spread, fair - buy - spread)
+    left = (sell * mid - fair) / 10**buy_exponent
+    assert abs(left) <= Fraction(1, 2 * 10**buy_exponent)
+    assert 0 <= abs(left) - abs(Fraction(got.residue)) < Fraction(1, 10 ** (buy_exponent + 12))
     assert got.rounding >= 0
     if fixed == "sell":
         assert got.rounding <= 2
@@ -198,20 +211,20 @@ def test_amounts_are_those_that_fractions_give(
 
 def test_examples_that_were_worked_out_by_hand() -> None:
     def at(sell: int, buy: int, amount: int, rate: str, ppm: int, fixed: model.FixedSide = "sell") -> object:
-        return model.price(Terms(sell, buy, fixed, amount, parsed(rate), ppm))
+        return model.price(Terms(sell, buy, fixed, amount, ratio(rate), ppm))
 
     # 100.00 EUR at 1.0835 is 108.35 USD; half a per cent of it is 0.54175, so 107.80 go to the customer.
-    assert at(2, 2, 10_000, "1.0835", 5_000) == Priced(10_000, 10_780, 10_835, 54, 1)
+    assert at(2, 2, 10_000, "1.0835", 5_000) == Priced(10_000, 10_780, 10_835, 54, 1, "0")
     # 1.00 USD at 157.25 is 157.25 JPY, which has no decimals.
-    assert at(2, 0, 100, "157.25", 0) == Priced(100, 157, 157, 0, 0)
+    assert at(2, 0, 100, "157.25", 0) == Priced(100, 157, 157, 0, 0, "0.25")
     # 1 JPY at 0.0068 is 0.68 cents: nearest would give a cent, the customer gets none.
     assert at(0, 2, 1, "0.0068", 0) == Refusal("converts_to_zero", "amount")
-    # 2 JPY are 1.36 cents: one cent. 1.500 KWD at 3.25 is 4.875 USD: half-even is 4.88, the customer has 4.87.
-    assert at(0, 2, 2, "0.0068", 0) == Priced(2, 1, 1, 0, 0)
-    assert at(3, 2, 1_500, "3.25", 0) == Priced(1_500, 487, 488, 0, 1)
+    # 2 JPY are 1.36 cents: one cent. 1.500 KWD at 3.25 is 4.875 USD: 4.88 half-even, 4.87 for the customer.
+    assert at(0, 2, 2, "0.0068", 0) == Priced(2, 1, 1, 0, 0, "0.0036")
+    assert at(3, 2, 1_500, "3.25", 0) == Priced(1_500, 487, 488, 0, 1, "-0.005")
     # 0.01 USD buys 0.0003 CLF and a bit; to buy 1.0000 CLF takes 3,571.43 USD, rounded up.
-    assert at(2, 4, 1, "0.028", 0) == Priced(1, 2, 3, 0, 1)
-    assert at(2, 4, 10_000, "0.00028", 0, "buy") == Priced(357_143, 10_000, 10_000, 0, 0)
+    assert at(2, 4, 1, "0.028", 0) == Priced(1, 2, 3, 0, 1, "-0.00002")
+    assert at(2, 4, 10_000, "0.00028", 0, "buy") == Priced(357_143, 10_000, 10_000, 0, 0, "0.0000004")
 
 
 @settings(max_examples=300)
@@ -220,7 +233,7 @@ def test_nobody_gains_by_splitting(
     sell_exponent: int, buy_exponent: int, parts: list[int], text: str, spread_ppm: int
 ) -> None:
     def terms(fixed: model.FixedSide, amount: int) -> Terms:
-        return Terms(sell_exponent, buy_exponent, fixed, amount, parsed(text), spread_ppm)
+        return Terms(sell_exponent, buy_exponent, fixed, amount, ratio(text), spread_ppm)
 
     whole = model.price(terms("sell", sum(parts)))
     pieces = [priced(terms("sell", part)) for part in parts]
@@ -245,7 +258,7 @@ def test_nobody_gains_by_going_round(data: st.DataObject, amount: int, spread_pp
         if code == held_currency:
             continue
         answer = found(held_currency, code, *rates)
-        terms = Terms(EXPONENTS[held_currency], EXPONENTS[code], "sell", held, answer.rate, spread_ppm)
+        terms = Terms(EXPONENTS[held_currency], EXPONENTS[code], "sell", held, answer.ratio, spread_ppm)
         step = priced(terms)
         if step is None:
             return
@@ -267,7 +280,7 @@ def test_every_currency_sums_to_zero_and_only_the_position_lies_between(
     books = dict.fromkeys(("customer A", "position A", "position B", "customer B", "spread", "rounding"), 0)
     exact = Fraction(0)
     for amount, spread_ppm, fixed in conversions:
-        one = priced(Terms(2, 0, fixed, amount, parsed(text), spread_ppm))
+        one = priced(Terms(2, 0, fixed, amount, ratio(text), spread_ppm))
         if one is None:
             continue
         for account, minor in zip(

@@ -22,7 +22,7 @@ _RATE: Final = RateView(
 )
 _QUOTE_VIEW: Final = QuoteView(
     _QUOTE, _LEDGER, "open", "EUR", "100.00", "USD", "107.80", "1.0835", "0.005", "1.0780825", "direct",
-    "108.35", "0.54", "0.01", "108.35", "0", [_RATE.rate_id], _AT,
+    "108.35", "0.54", "0.01", "0", [_RATE.rate_id], _AT,
     datetime(2026, 11, 22, 19, 1, 0, 123456, UTC), None,
 )  # fmt: skip
 

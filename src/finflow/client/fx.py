@@ -75,7 +75,6 @@ class Quote(msgspec.Struct, frozen=True):
     fair_amount: str
     spread_amount: str
     rounding_amount: str
-    exact_value: str
     residue: str
     rate_ids: list[str]
     created_at: datetime

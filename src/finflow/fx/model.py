@@ -1,9 +1,9 @@
 """The arithmetic of foreign exchange: which rate holds between two currencies, and what a conversion books.
 
-Everything is whole numbers: a rate is `units` / 10**`scale`, an amount is minor units, a spread is parts per
-million. Nothing is rounded but where it says so, and never in the customer's favour: derived rates and what
-the customer gets are rounded down, what the customer pays is rounded up. docs/explanation/fx-rounding.md
-shows why nobody then gains by splitting or by going there and back.
+Everything is whole numbers: a rate is a ratio, an amount is minor units, a spread is parts per million. A
+rate that is computed from others is rounded only where it is shown. Amounts are rounded once each, and never
+in the customer's favour: what the customer gets down, what the customer pays up. Why nobody then gains by
+splitting or by going there and back is in docs/explanation/fx-rounding.md.
 """
 
 import re
@@ -17,9 +17,11 @@ from finflow.ledger.book import Refusal
 
 # A currency that both others have a rate against, tried in this order.
 PIVOTS: Final = ("EUR", "USD")
-# A pushed rate has at most so many digits on either side of its point; a derived one so many that count.
+# A pushed rate has at most so many digits on either side of its point; one that is computed is shown with so
+# many that count; a residue is kept to so many below the minor unit.
 RATE_DIGITS: Final = 12
-DERIVED_DIGITS: Final = 18
+SHOWN_DIGITS: Final = 18
+RESIDUE_DIGITS: Final = 12
 WHOLE_PPM: Final = 1_000_000
 
 Method = Literal["direct", "inverse", "cross"]
@@ -54,10 +56,21 @@ class Known(NamedTuple):
     recorded_at: int
 
 
+class Ratio(NamedTuple):
+    """A rate as it is computed with: exact."""
+
+    numerator: int
+    denominator: int
+
+
 class Found(NamedTuple):
-    """The rate from one currency to another, how it was found, and the rates that it was made of."""
+    """The rate from one currency to another, how it was found, and the rates that it was made of.
+
+    `rate` is `ratio` as it is shown, rounded down where it has more than SHOWN_DIGITS digits.
+    """
 
     rate: Rate
+    ratio: Ratio
     method: Method
     via: tuple[Known, ...]
 
@@ -69,7 +82,7 @@ class Terms(NamedTuple):
     buy_exponent: int
     fixed: FixedSide
     amount_minor: int
-    rate: Rate
+    ratio: Ratio
     spread_ppm: int
 
 
@@ -77,7 +90,8 @@ class Priced(NamedTuple):
     """What a conversion books, in minor units.
 
     The customer pays `sell` and gets `buy`. `fair` is what `sell` is worth at the rate, half-even; it is
-    `buy` + `spread` + `rounding`, none of them negative.
+    `buy` + `spread` + `rounding`, none of them negative. `residue` is what half-even rounding left over, as a
+    decimal in the bought currency, exact to RESIDUE_DIGITS digits below its minor unit.
     """
 
     sell: int
@@ -85,6 +99,7 @@ class Priced(NamedTuple):
     fair: int
     spread: int
     rounding: int
+    residue: str
 
 
 # --- rates -----------------------------------------------------------------------------------------
@@ -133,8 +148,6 @@ def _pivots(sell: str, buy: str) -> list[str]:
 
 
 def _derived(sell: str, way: tuple[Known, ...]) -> Found:
-    if len(way) == 1 and way[0].base == sell:
-        return Found(way[0].rate, "direct", way)
     numerator, denominator, held = 1, 1, sell
     for step in way:
         power = 10**step.rate.scale
@@ -142,17 +155,18 @@ def _derived(sell: str, way: tuple[Known, ...]) -> Found:
             numerator, denominator, held = numerator * step.rate.units, denominator * power, step.quote
         else:
             numerator, denominator, held = numerator * power, denominator * step.rate.units, step.base
-    return Found(_rounded_down(numerator, denominator), "inverse" if len(way) == 1 else "cross", way)
+    ratio = Ratio(numerator, denominator)
+    if len(way) == 1 and way[0].base == sell:
+        return Found(way[0].rate, ratio, "direct", way)
+    return Found(shown(ratio), ratio, "inverse" if len(way) == 1 else "cross", way)
 
 
-def _rounded_down(numerator: int, denominator: int) -> Rate:
-    """A fraction as a decimal of DERIVED_DIGITS digits that count, rounded once and down.
-
-    Down, because the product of a rate and of its way back is then never above one.
-    """
-    scale = DERIVED_DIGITS + len(str(denominator)) - len(str(numerator))
+def shown(ratio: Ratio) -> Rate:
+    """A ratio as a decimal of SHOWN_DIGITS digits that count, rounded down."""
+    numerator, denominator = ratio
+    scale = SHOWN_DIGITS + len(str(denominator)) - len(str(numerator))
     # The first digit of a quotient is one place off where the leading digits say so.
-    if numerator * 10 ** max(0, scale) // (denominator * 10 ** max(0, -scale)) >= 10**DERIVED_DIGITS:
+    if numerator * 10 ** max(0, scale) // (denominator * 10 ** max(0, -scale)) >= 10**SHOWN_DIGITS:
         scale -= 1
     if scale >= 0:
         return _plain(numerator * 10**scale // denominator, scale)
@@ -177,10 +191,10 @@ def decimal_text(units: int, scale: int) -> str:
 
 def price(terms: Terms) -> Priced | Refusal:
     """Both amounts of a conversion, and what of their difference is spread and what rounding."""
-    rate, kept_ppm = terms.rate, WHOLE_PPM - terms.spread_ppm
+    kept_ppm = WHOLE_PPM - terms.spread_ppm
     # One minor unit sold is worth numerator / denominator minor units bought, at the rate itself.
-    numerator = rate.units * 10**terms.buy_exponent
-    denominator = 10 ** (terms.sell_exponent + rate.scale)
+    numerator = terms.ratio.numerator * 10**terms.buy_exponent
+    denominator = terms.ratio.denominator * 10**terms.sell_exponent
     if terms.fixed == "sell":
         sell = terms.amount_minor
         buy = sell * numerator * kept_ppm // (denominator * WHOLE_PPM)
@@ -193,7 +207,14 @@ def price(terms: Terms) -> Priced | Refusal:
     if max(sell, buy, fair) > MAX_MINOR:
         return Refusal("amount_out_of_range", "amount")
     spread = sell * numerator * terms.spread_ppm // (denominator * WHOLE_PPM)
-    return Priced(sell, buy, fair, spread, fair - buy - spread)
+    residue = _residue(sell * numerator - fair * denominator, denominator, terms.buy_exponent)
+    return Priced(sell, buy, fair, spread, fair - buy - spread, residue)
+
+
+def _residue(numerator: int, denominator: int, exponent: int) -> str:
+    """Minor units left over, as a decimal of the currency, cut RESIDUE_DIGITS digits below the minor unit."""
+    units = abs(numerator) * 10**RESIDUE_DIGITS // denominator
+    return decimal_text(-units if numerator < 0 else units, exponent + RESIDUE_DIGITS)
 
 
 def half_even(numerator: int, denominator: int) -> int:
@@ -201,11 +222,6 @@ def half_even(numerator: int, denominator: int) -> int:
     whole, rest = divmod(numerator, denominator)
     double = 2 * rest
     return whole + (double > denominator or (double == denominator and whole % 2 == 1))
-
-
-def exact_value(sell_minor: int, sell_exponent: int, rate: Rate) -> tuple[int, int]:
-    """What an amount is worth at a rate before any rounding: units and scale of a decimal."""
-    return sell_minor * rate.units, sell_exponent + rate.scale
 
 
 def rate_of(text: str) -> Rate:

@@ -150,7 +150,7 @@ class Exchange:
             return known, True
         now, newest = await on.rates_now.ask((draft.sell_currency, draft.buy_currency))
         found = _rate_of(draft.sell_currency, draft.buy_currency, newest, now)
-        priced = model.price(new.terms(found.rate))
+        priced = model.price(new.terms(found.ratio))
         if isinstance(priced, Refusal):
             raise FinFlowError(priced.code, param=f"{draft.fixed}_amount")
         quote = PricedQuote(new, now, found, priced)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-from finflow.fx.model import FixedSide, Found, Known, Priced, Rate, Terms, rate_of
+from finflow.fx.model import FixedSide, Found, Known, Priced, Rate, Ratio, Terms, rate_of
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger.book import Account
 from finflow.ledger.lists import END, Page, Span
@@ -50,18 +50,19 @@ with given as materialized (
     select nextval(pg_get_serial_sequence('fx_quotes', 'quote_no')) as quote_no, g.*
       from unnest($2::timestamptz[], $3::timestamptz[], $4::text[], $5::smallint[], $6::bigint[], $7::text[],
                   $8::smallint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::numeric[], $13::integer[],
-                  $14::text[], $15::bigint[], $16::bigint[], $17::text[], $18::text[], $19::text[])
+                  $14::text[], $15::numeric[], $16::bigint[], $17::bigint[], $18::text[], $19::text[],
+                  $20::text[])
            with ordinality
         as g (created_at, expires_at, sell_currency, sell_exponent, sell_minor, buy_currency, buy_exponent,
-              buy_minor, fair_minor, spread_minor, rate, spread_ppm, method, first_rate, second_rate, key,
-              request, caller, place)
+              buy_minor, fair_minor, spread_minor, rate, spread_ppm, method, residue, first_rate, second_rate,
+              key, request, caller, place)
 ), added as (
     insert into fx_quotes (ledger_no, quote_no, created_at, expires_at, sell_currency, sell_exponent,
                            sell_minor, buy_currency, buy_exponent, buy_minor, fair_minor, spread_minor, rate,
-                           spread_ppm, method, rate_nos, key, request, caller)
+                           spread_ppm, method, residue, rate_nos, key, request, caller)
     overriding system value
     select $1, quote_no, created_at, expires_at, sell_currency, sell_exponent, sell_minor, buy_currency,
-           buy_exponent, buy_minor, fair_minor, spread_minor, rate, spread_ppm, method,
+           buy_exponent, buy_minor, fair_minor, spread_minor, rate, spread_ppm, method, residue,
            array_remove(array[first_rate, second_rate], null), key, request, caller
       from given order by place
     on conflict do nothing returning quote_no
@@ -131,10 +132,10 @@ class NewQuote(NamedTuple):
         """Under which key it was asked for, what, and by whom."""
         return self.key, self.request, self.caller
 
-    def terms(self, rate: Rate) -> Terms:
+    def terms(self, ratio: Ratio) -> Terms:
         """The same at a rate, for the model."""
         return Terms(
-            self.sell_exponent, self.buy_exponent, self.fixed, self.amount_minor, rate, self.spread_ppm
+            self.sell_exponent, self.buy_exponent, self.fixed, self.amount_minor, ratio, self.spread_ppm
         )
 
 
@@ -164,6 +165,7 @@ class PricedQuote(NamedTuple):
             "rate": _decimal(self.found.rate),
             "spread_ppm": new.spread_ppm,
             "method": self.found.method,
+            "residue": Decimal(priced.residue),
         }
 
     def row(self, ledger_no: int, quote_no: int) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
 
-from finflow.fx.model import WHOLE_PPM, Found, Known, Method, Rate, decimal_text, exact_value
+from finflow.fx.model import WHOLE_PPM, Found, Known, Method, Rate, decimal_text
 from finflow.kernel import ids, money
 from finflow.kernel.clock import to_datetime, to_micros
 
@@ -41,9 +42,9 @@ class FoundRateView(msgspec.Struct, frozen=True):
 class QuoteView(msgspec.Struct, frozen=True):
     """A quote: the customer pays `sell_amount` and gets `buy_amount`, whatever rates do until it expires.
 
-    `exact_value` is the amount sold at the rate, unrounded; `fair_amount` is it half-even, what the position
-    account is debited: `buy_amount` + `spread_amount` + `rounding_amount`. `residue` is `exact_value` less
-    `fair_amount`, at most half a minor unit either way.
+    `fair_amount` is what is sold at the rate, half-even, and what the position account is debited: it is
+    `buy_amount` + `spread_amount` + `rounding_amount`. `residue` is what that rounding left, at most half a
+    minor unit either way. `rate` is as it is shown; amounts are computed with the exact one.
     """
 
     quote_id: str
@@ -60,7 +61,6 @@ class QuoteView(msgspec.Struct, frozen=True):
     fair_amount: str
     spread_amount: str
     rounding_amount: str
-    exact_value: str
     residue: str
     rate_ids: list[str]
     created_at: datetime
@@ -106,7 +106,6 @@ def show_quote(row: Mapping[str, Any], rate: Rate, ledger_id: str, at: int) -> Q
     """A row of `fx_quotes` with `used_seq` and `used_at` of the transaction that used it, as of a moment."""
     ledger_no, buy_exponent = row["ledger_no"], row["buy_exponent"]
     rounding = row["fair_minor"] - row["buy_minor"] - row["spread_minor"]
-    exact, residue = _exact_value(row, rate)
     return QuoteView(
         quote_id=quote_id(row),
         ledger_id=ledger_id,
@@ -122,8 +121,7 @@ def show_quote(row: Mapping[str, Any], rate: Rate, ledger_id: str, at: int) -> Q
         fair_amount=money.to_text(row["fair_minor"], buy_exponent),
         spread_amount=money.to_text(row["spread_minor"], buy_exponent),
         rounding_amount=money.to_text(rounding, buy_exponent),
-        exact_value=exact,
-        residue=residue,
+        residue=plain(row["residue"]),
         rate_ids=[
             rate_id(number, to_micros(since), ledger_no)
             for number, since in zip(row["rate_nos"], row["rates_at"], strict=True)
@@ -134,13 +132,10 @@ def show_quote(row: Mapping[str, Any], rate: Rate, ledger_id: str, at: int) -> Q
     )
 
 
-def _exact_value(row: Mapping[str, Any], rate: Rate) -> tuple[str, str]:
-    """What is sold is worth before any rounding, and what the rounding of `fair_amount` left of it."""
-    value, scale = exact_value(row["sell_minor"], row["sell_exponent"], rate)
-    finer = max(0, row["buy_exponent"] - scale)
-    value, scale = value * 10**finer, scale + finer
-    residue = value - row["fair_minor"] * 10 ** (scale - row["buy_exponent"])
-    return decimal_text(value, scale), decimal_text(residue, scale)
+def plain(number: Decimal) -> str:
+    """A decimal as plain digits, without zeros at the end of the fraction."""
+    text = format(number, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _used_by(row: Mapping[str, Any]) -> str | None:

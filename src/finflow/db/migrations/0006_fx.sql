@@ -35,6 +35,7 @@ create table fx_quotes (
     spread_minor  bigint      not null check (spread_minor >= 0),
     rate          numeric     not null check (rate > 0),
     spread_ppm    integer     not null check (spread_ppm between 0 and 999999),
+    residue       numeric     not null,
     method        text collate "C" not null check (method in ('direct', 'inverse', 'cross')),
     rate_nos      bigint[]    not null,
     key           text collate "C",
@@ -44,6 +45,8 @@ create table fx_quotes (
     constraint rounding_not_negative check (fair_minor - buy_minor - spread_minor >= 0)
 );
 comment on column fx_quotes.fair_minor is 'sell_minor at `rate`, half-even: what the position account is debited';
+comment on column fx_quotes.residue is 'what that rounding left of the exact value, in units of the bought currency';
+comment on column fx_quotes.rate is 'as it is shown, cut at 18 digits; amounts are computed from the rates in rate_nos, exact';
 create unique index fx_quotes_by_key on fx_quotes (ledger_no, key) where key is not null;
 
 create trigger fx_rates_are_immutable before update or delete or truncate on fx_rates
