@@ -1,5 +1,7 @@
 """camt.053 and camt.054: what a bank says it has booked, as a statement or as a notification."""
 
+import datetime as dt
+
 from finflow.settlement.iso20022.part import (
     Amount,
     Code,
@@ -100,6 +102,12 @@ class RelatedAgents(Part, frozen=True, kw_only=True):
     creditor_agent: Agent | None = optional("CdtrAgt")
 
 
+class RelatedDates(Part, frozen=True, kw_only=True):
+    """The days of a payment, where the entry itself names none."""
+
+    settlement_date: dt.date | None = optional("IntrBkSttlmDt")
+
+
 class EntryTransaction(Part, frozen=True, kw_only=True):
     """One payment in an entry."""
 
@@ -109,6 +117,7 @@ class EntryTransaction(Part, frozen=True, kw_only=True):
     parties: RelatedParties | None = optional("RltdPties")
     agents: RelatedAgents | None = optional("RltdAgts")
     remittance: Remittance | None = optional("RmtInf")
+    dates: RelatedDates | None = optional("RltdDts")
 
 
 class EntryDetails(Part, frozen=True, kw_only=True):
