@@ -108,6 +108,32 @@ def test_refusals_of_a_stream(data: bytes, code: str) -> None:
     assert _code(data) == code
 
 
+@pytest.mark.parametrize("place", [b"</GrpHdr>", b"</TxInfAndSts>"])
+def test_an_element_that_only_looks_like_a_transaction_is_kept(place: bytes) -> None:
+    """Of the same name, in another namespace, or inside of something that is not understood."""
+    for own in (
+        b'<x:TxInfAndSts xmlns:x="urn:example:own"><x:StsId>1</x:StsId></x:TxInfAndSts>',
+        b"<Own><TxInfAndSts><StsId>1</StsId></TxInfAndSts></Own>",
+    ):
+        data = _PACS002.replace(place, place + own)
+        events = list(streams.read_stream(Trickle(data, 50)))
+        assert [type(each).__name__ for each in events] == ["Opened", "TransactionStatus", "Closed"]
+        assert events == list(streams.events_of(messages.read(data)))
+
+
+def test_what_is_nested_too_deep_is_refused() -> None:
+    deep = b"<SplmtryData><Envlp>" + b"<a>" * 60 + b"</a>" * 60 + b"</Envlp></SplmtryData>"
+    assert _code(_PACS008.replace(b"</CdtTrfTxInf>", deep + b"</CdtTrfTxInf>")) == "xml_too_large"
+    assert _code(_PACS002.replace(b"</GrpHdr>", b"</GrpHdr>" + deep)) == "xml_too_large"
+    assert _code(_PACS002.replace(b"</TxInfAndSts>", b"</TxInfAndSts>" + deep)) == "xml_too_large"
+
+
+def test_two_bodies_are_refused() -> None:
+    start, end = _PACS002.index(b"<FIToFIPmtStsRpt>"), _PACS002.index(b"</Document>")
+    assert _code(_PACS002[:end] + _PACS002[start:end] + _PACS002[end:]) == "message_invalid"
+    assert _code(_PACS002[:end] + b"<Own/>" + _PACS002[end:]) == "message_invalid"
+
+
 def test_one_transaction_that_never_ends_is_refused() -> None:
     endless = b"<AddtlInf>x</AddtlInf>" * (streams.MAX_UNIT_BYTES // 20)
     data = _PACS002.replace(b"<TxSts>", b"<StsRsnInf>" + endless + b"</StsRsnInf><TxSts>")

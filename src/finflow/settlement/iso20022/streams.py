@@ -22,6 +22,8 @@ from finflow.settlement.iso20022.part import Kept, Part
 CHUNK_BYTES: Final = 64 << 10
 MAX_UNIT_BYTES: Final = xml.MAX_MESSAGE_BYTES
 _DECLARED_WITHIN: Final = 4 << 10
+# Whether anything in an element at depth 3 is deeper than a message may be; one level more does no harm.
+_TOO_DEEP: Final = etree.XPath("boolean(" + "/".join("*" * (xml.MAX_DEPTH - 2)) + ")")
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -54,12 +56,17 @@ def read_stream(file: BinaryIO) -> Iterator[Event]:
 
 
 class _Reader:
+    """Follows the few elements that make a message's levels; libxml2 tells of no others."""
+
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._since_unit = 0
-        self._path: list[str] = []
         self._levels: list[_Level] = []
+        # The full names of Document, the body and the units: what stands at depth 1, 2, 3 and so on.
+        self._chain: list[str] = []
         self._name = ""
+        self._bodies = 0
+        self._ended = False
 
     def events(self) -> Iterator[Event]:
         gate = xml.Gate()
@@ -68,10 +75,13 @@ class _Reader:
         self._name = _announced(first)
         kind = kind_of(self._name)
         self._levels = _levels_of(kind.body, kind.units)
-        schema = schemas.schema_of(self._name)
+        document = new_document(self._name, None)
+        prefix = str(document.tag).rpartition("}")[0]
+        self._chain = [f"{prefix}}}{name}" for name in ("Document", kind.root, *kind.units)]
         parser = etree.XMLPullParser(
             events=("start", "end"),
-            schema=schema,
+            tag=self._chain,
+            schema=schemas.schema_of(self._name),
             encoding="utf-8",
             resolve_entities=False,
             no_network=True,
@@ -84,7 +94,9 @@ class _Reader:
             parser.close()
         except etree.XMLSyntaxError as error:
             raise _refusal(parser, error) from error
-        self._check_whole()
+        # With a schema, the parser takes the end of the file for the end of the message.
+        if not self._ended:
+            raise FinFlowError("xml_malformed", "the file ends in the middle of the message")
 
     def _fed(self, parser: Any, gate: xml.Gate, first: bytes) -> Iterator[Event]:
         chunk = first
@@ -92,7 +104,9 @@ class _Reader:
             parser.feed(chunk)
             self._since_unit += len(chunk)
             for action, element in parser.read_events():
-                yield from self._on_start(element) if action == "start" else self._on_end(element)
+                depth = self._depth(element)
+                if depth:
+                    yield from (self._on_start if action == "start" else self._on_end)(element, depth)
             if len(parser.feed_error_log):
                 raise _refusal(parser, None)
             if self._since_unit > MAX_UNIT_BYTES:
@@ -100,21 +114,21 @@ class _Reader:
             chunk = self._file.read(CHUNK_BYTES)
             gate.check(chunk)
 
-    def _on_start(self, element: xml.Element) -> Iterator[Event]:
-        self._path.append(xml.local_name(element))
-        depth = len(self._path)
-        if depth > xml.MAX_DEPTH:
-            raise FinFlowError("xml_too_large", f"elements are nested deeper than {xml.MAX_DEPTH} levels")
+    def _depth(self, element: xml.Element) -> int:
+        """The depth of an element of the chain; 0 for one of the same name that stands elsewhere."""
+        names = [str(each.tag) for each in element.iterancestors()]
+        names.reverse()
+        names.append(str(element.tag))
+        return len(names) if names == self._chain[: len(names)] else 0
+
+    def _on_start(self, element: xml.Element, depth: int) -> Iterator[Event]:
         if depth == 1:
-            if name_of(element) != self._name:
-                raise FinFlowError("message_invalid", "the namespace is not the one announced", "Document")
             codec.schema_location(element)
         # A level is opened by its first transaction, when everything before it has been read.
-        level = depth - 3
-        if 0 <= level < len(self._levels) and self._path[-1] == self._levels[level].unit:
+        if depth > 2:
             parent = element.getparent()
             assert parent is not None, "a transaction stands in a message"
-            yield from self._open(level, parent, parent.index(element))
+            yield from self._open(depth - 3, parent, parent.index(element))
 
     def _open(self, level: int, parent: xml.Element, before: int) -> Iterator[Event]:
         """Hand out a level's head: its first `before` children. Those behind may be parsed already."""
@@ -122,32 +136,34 @@ class _Reader:
         if state.opened:
             return
         state.opened = True
-        if level == 0:
-            self._check_body(parent)
         head = list(parent)[:before]
+        for each in head:
+            _check_depth(each)
         yield Opened(level, codec.read_children(state.part, parent, head), self._name)
         for each in head:
             parent.remove(each)
 
-    def _on_end(self, element: xml.Element) -> Iterator[Event]:
-        depth, tag = len(self._path), self._path.pop()
-        level = depth - 3
-        last = len(self._levels) - 1
-        if level == last and tag == self._levels[last].unit:
-            yield codec.read(self._levels[last].unit_part, element)
+    def _on_end(self, element: xml.Element, depth: int) -> Iterator[Event]:
+        if depth == 1:
+            self._check_document(element)
+        elif depth == len(self._chain):
+            _check_depth(element)
+            yield codec.read(self._levels[-1].unit_part, element)
             self._forget(element)
-        elif -1 <= level < last and (level == -1 or tag == self._levels[level].unit):
-            yield from self._close(level + 1, element)
-            if level >= 0:
+        else:
+            yield from self._close(depth - 2, element)
+            if depth > 2:
                 self._forget(element)
-        elif depth == 1:
-            codec.refuse_stray_around(element)
+            else:
+                self._bodies += 1
 
     def _close(self, level: int, element: xml.Element) -> Iterator[Event]:
         state = self._levels[level]
         yield from self._open(level, element, len(element))
         codec.refuse_stray_around(element)
-        rest = [each for each in element if xml.local_name(each) != state.unit]
+        rest = [each for each in element if each.tag != self._chain[level + 2]]
+        for each in rest:
+            _check_depth(each)
         yield Closed(level, codec.keep(state.part, element, rest))
         state.opened = False
 
@@ -164,13 +180,19 @@ class _Reader:
             codec.refuse_stray_text(parent[0].tail, parent)
             del parent[0]
 
-    def _check_body(self, body: xml.Element) -> None:
-        if xml.local_name(body) != kind_of(self._name).root:
-            raise FinFlowError("message_invalid", f"{self._name} holds no {xml.local_name(body)[:60]}")
+    def _check_document(self, document: xml.Element) -> None:
+        self._ended = True
+        codec.refuse_stray_around(document)
+        if self._bodies != 1 or len(document) != 1:
+            name = self._chain[1].rpartition("}")[2]
+            raise FinFlowError(
+                "message_invalid", f"{self._name} holds one {name} and nothing else", "Document"
+            )
 
-    def _check_whole(self) -> None:
-        if self._path:
-            raise FinFlowError("xml_malformed", "the file ends in the middle of the message")
+
+def _check_depth(element: xml.Element) -> None:
+    if _TOO_DEEP(element):
+        raise FinFlowError("xml_too_large", f"elements are nested deeper than {xml.MAX_DEPTH} levels")
 
 
 class _Level:
