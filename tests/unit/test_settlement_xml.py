@@ -1,5 +1,6 @@
 """XML from strangers: every attack has a code, nothing expands, nothing is fetched, nothing is lost."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finflow.kernel.errors import FinFlowError
-from finflow.settlement.iso20022 import messages, xml
+from finflow.settlement.iso20022 import messages, streams, xml
 
 _DATA = Path(__file__).parents[1] / "data" / "iso20022"
 _TEXT = (_DATA / "CustomerCreditTransfer_Scenario1_Step1_pacs.008.xml").read_text()
@@ -64,6 +65,20 @@ def test_attacks_are_refused(data: bytes, code: str) -> None:
     assert refused.value.kind.code == code
 
 
+def test_nobody_goes_where_a_message_says_that_its_schema_lies(tmp_path: Path) -> None:
+    """A schema that the message brings along would refuse the text; it is not even opened."""
+    (tmp_path / "own.xsd").write_text(
+        '<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema" targetNamespace="urn:own">'
+        '<xs:element name="x" type="xs:integer"/></xs:schema>'
+    )
+    own = '<SplmtryData><Envlp><x xmlns="urn:own">no integer</x></Envlp></SplmtryData></CdtTrfTxInf>'
+    for place in (f"{tmp_path}/own.xsd", (tmp_path / "own.xsd").as_uri()):
+        text = _TEXT.replace("</CdtTrfTxInf>", own)
+        text = text.replace('xsi:schemaLocation="', f'xsi:schemaLocation="urn:own {place} ')
+        messages.read(text.encode())
+        list(streams.read_stream(io.BytesIO(text.encode())))
+
+
 def test_utf8_with_a_declaration_and_a_mark_is_fine() -> None:
     plain = messages.read(_TEXT.encode())
     for start in (b"\xef\xbb\xbf", b'<?xml version="1.0" encoding="utf-8"?>', b"<?xml version='1.0'?>\n"):
@@ -94,7 +109,7 @@ def test_a_message_of_the_largest_size_stays_within_memory() -> None:
         "import resource\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
         "from finflow.kernel.errors import FinFlowError\n"
-        "from finflow.settlement.iso20022 import messages, xml\n"
+        "from finflow.settlement.iso20022 import messages, streams, xml\n"
         "body = b'<a/>' * ((xml.MAX_MESSAGE_BYTES - 200) // 4)\n"
         "head = b'<Document xmlns=\"urn:iso:std:iso:20022:tech:xsd:pacs.008.001.08\">'\n"
         "try:\n"
