@@ -56,7 +56,7 @@ _REFUSALS: Final[dict[str, tuple[str, ...]]] = {
     "NewLedger": ("tenant_unknown",),
     "NewRates": (
         "ledger_unknown", "currency_unknown", "same_currency", "rate_malformed", "rate_conflict",
-        "validity_malformed",
+        "validity_malformed", "database_full",
     ),
     "NewQuote": (
         "ledger_unknown", "currency_unknown", "same_currency", "spread_malformed", "pair_unknown",

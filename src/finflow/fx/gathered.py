@@ -5,8 +5,8 @@ connection, the ledger's writer among them. Here, whatever is asked while a stat
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 import asyncpg
@@ -104,9 +104,14 @@ class LedgerStatements:
             return acquired(self._pool)
         return self._reading(self._tenant_no, self.ledger_no)
 
-    def writing(self) -> "AbstractAsyncContextManager[PoolConnection]":
-        """A connection to add rows with."""
-        return acquired(self._pool)
+    @asynccontextmanager
+    async def writing(self) -> "AsyncIterator[PoolConnection]":
+        """A connection to add rows with. Raises database_full."""
+        try:
+            async with acquired(self._pool) as connection:
+                yield connection
+        except asyncpg.DiskFullError as error:
+            raise FinFlowError("database_full", str(error)) from error
 
     async def _read_rates(self, asked: Sequence[tuple[str, str]]) -> list[RatesNow]:
         pairs = sorted({pair for sell, buy in set(asked) for pair in model.pairs_between(sell, buy)})

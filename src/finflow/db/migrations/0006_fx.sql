@@ -2,6 +2,9 @@
 -- of a quote is not kept here: the journal's accepted row whose target is the quote's number made negative
 -- used it, and journal_by_target allows one such row, so there are no two stores to keep in step.
 
+comment on column journal.target is
+    'the row that this one resolves or reverses; negative: the number of the quote that it uses up';
+
 create table fx_rates (
     ledger_no   integer     not null references ledgers,
     rate_no     bigint      generated always as identity (maxvalue 274877906943),
