@@ -4,10 +4,15 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
+from finflow.kernel import ids
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger.store import Connection
 from finflow.settlement.model import Cycle, Step
 from finflow.settlement.netting import Position
+from finflow.settlement.orders import Details, order_id
+from finflow.settlement.rail_messages import Outgoing
 
 _OPEN: Final = """
 insert into settlement_cycles (ledger_no, currency, exponent, value_date, cut_off_at, opened_at)
@@ -15,9 +20,10 @@ values ($1, $2, $3, $4, $5, $6) on conflict do nothing
 """
 # Whoever adds orders shares the cycle's row; who closes it has it alone. So nothing joins a closed cycle.
 _JOIN: Final = """
-select cycle_no from settlement_cycles c
+select cycle_no, opened_at from settlement_cycles
  where ledger_no = $1 and currency = $2 and cut_off_at = $3 for share
 """
+# Asked after the lock is held, in a statement of its own, which sees what its last holder has committed.
 _CLOSED: Final = "select exists (select from settlement_steps where ledger_no = $1 and cycle_no = $2)"
 _LOCK: Final = """
 select * from settlement_cycles where ledger_no = $1 and cycle_no = $2 for no key update
@@ -49,6 +55,16 @@ select s.*, p.name, c.currency from settlement_positions s
   join settlement_cycles c using (ledger_no, cycle_no)
  where ledger_no = $1 and cycle_no = $2 order by p.name
 """
+_OUTGOING: Final = """
+select o.order_no, o.accepted_at, o.amount_minor, o.end_to_end_id, o.uetr, o.details, o.payer_account,
+       a.created_at as payer_at, p.name as payer
+  from settlement_orders o
+  join accounts a on a.ledger_no = o.ledger_no and a.account_no = o.payer_account
+  join settlement_participants p on p.ledger_no = o.ledger_no and p.participant_no = o.payer_no
+  join journal j on j.ledger_no = o.ledger_no and j.code is null
+                and j.key = '§order:' || o.ledger_no || '.' || o.order_no || ':pay'
+ where o.ledger_no = $1 and o.cycle_no = $2 and o.payee_no = $3 order by o.order_no
+"""
 _RAILS: Final = """
 select o.payee_no, p.name, count(*) as orders from settlement_orders o
   join settlement_participants p on p.ledger_no = o.ledger_no and p.participant_no = o.payee_no
@@ -59,14 +75,16 @@ insert into settlement_submissions (ledger_no, cycle_no, attempt, participant_no
 values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing
 """
 _SUBMISSIONS: Final = """
-select s.*, p.name, a.verdict, a.detail, a.at as answered_at from settlement_submissions s
-  join settlement_participants p using (ledger_no, participant_no)
+select s.*, coalesce(p.name, 'ledger') as name, a.verdict, a.detail, a.at as answered_at
+  from settlement_submissions s
+  left join settlement_participants p using (ledger_no, participant_no)
   left join settlement_answers a using (ledger_no, cycle_no, attempt, participant_no)
  where ledger_no = $1 and cycle_no = $2 order by attempt, participant_no
 """
 _BY_MESSAGE: Final = """
-select ledger_no, cycle_no, attempt, participant_no from settlement_submissions
- where ledger_no = $1 and message_id = $2 order by attempt desc limit 1
+select ledger_no, cycle_no, attempt, participant_no
+  from settlement_submissions join settlement_participants p using (ledger_no, participant_no)
+ where ledger_no = $1 and message_id = $2 and p.name = $3
 """
 _ADD_ANSWER: Final = """
 insert into settlement_answers (ledger_no, cycle_no, attempt, participant_no, verdict, detail, at)
@@ -100,8 +118,20 @@ class CycleRow(NamedTuple):
     cycle: Cycle
 
 
+class Joined(NamedTuple):
+    """A cycle that orders are about to join, and whether it is too late."""
+
+    cycle_no: int
+    opened_at: int
+    closed: bool
+
+
 class Submission(NamedTuple):
-    """What a rail was sent, and the verdict if it has answered."""
+    """What a rail was sent, and the verdict if it has answered.
+
+    Participant 0 is the ledger itself: its verdict is the decision to settle an attempt or to give it up,
+    which is made once, whoever makes it.
+    """
 
     attempt: int
     participant_no: int
@@ -127,12 +157,13 @@ async def open_cycle(
 
 async def join_cycle(
     connection: Connection, ledger_no: int, currency: str, cut_off_at: dt.datetime
-) -> tuple[int | None, bool]:
-    """The cycle of a cut-off, kept from being closed until the transaction ends, and whether it is closed."""
-    cycle_no = await connection.fetchval(_JOIN, ledger_no, currency, cut_off_at)
-    if cycle_no is None:
-        return None, False
-    return cycle_no, await connection.fetchval(_CLOSED, ledger_no, cycle_no)
+) -> Joined | None:
+    """The cycle of a cut-off, if it was opened; nobody closes it before the transaction ends."""
+    row = await connection.fetchrow(_JOIN, ledger_no, currency, cut_off_at)
+    if row is None:
+        return None
+    closed = await connection.fetchval(_CLOSED, ledger_no, row["cycle_no"])
+    return Joined(row["cycle_no"], to_micros(row["opened_at"]), closed)
 
 
 async def read_cycle(
@@ -210,6 +241,24 @@ async def read_rails(connection: Connection, ledger_no: int, cycle_no: int) -> l
     return [(row["payee_no"], row["name"]) for row in rows]
 
 
+async def read_outgoing(
+    connection: Connection, ledger_no: int, cycle_no: int, participant_no: int
+) -> list[Outgoing]:
+    """A cycle's orders to one rail, those that the ledger refused left out."""
+    rows = await connection.fetch(_OUTGOING, ledger_no, cycle_no, participant_no)
+    return [_outgoing(ledger_no, row) for row in rows]
+
+
+def _outgoing(ledger_no: int, row: Any) -> Outgoing:
+    details = msgspec.json.decode(row["details"], type=Details)
+    assert details.creditor is not None, "an order to a rail is accepted with its creditor"
+    return Outgoing(
+        order_id(ledger_no, row["order_no"], to_micros(row["accepted_at"])), row["payer"],
+        ids.mint("acc", to_micros(row["payer_at"]), ledger_no, row["payer_account"]), row["amount_minor"],
+        row["end_to_end_id"], str(row["uetr"]), details.remittance, details.creditor,
+    )  # fmt: skip
+
+
 async def add_submission(
     connection: Connection,
     key: tuple[int, int, int, int],
@@ -234,10 +283,10 @@ async def read_submissions(connection: Connection, ledger_no: int, cycle_no: int
 
 
 async def find_submission(
-    connection: Connection, ledger_no: int, message_id: str
+    connection: Connection, ledger_no: int, message_id: str, rail: str
 ) -> tuple[int, int, int, int] | None:
-    """Ledger, cycle, attempt and participant of the last submission under a message id."""
-    row = await connection.fetchrow(_BY_MESSAGE, ledger_no, message_id)
+    """Ledger, cycle, attempt and participant of a message that this rail was sent."""
+    row = await connection.fetchrow(_BY_MESSAGE, ledger_no, message_id, rail)
     return None if row is None else tuple(row)
 
 

@@ -88,7 +88,7 @@ def net(obligations: Sequence[Obligation]) -> NettingReport:
         Position(participant, currency, payable, receivable, receivable - payable, count)
         for (currency, participant), (payable, receivable, count) in sorted(sides.items())
     )
-    return NettingReport(positions, _totals(positions), digest_of(obligations))
+    return NettingReport(positions, totals_of(positions), digest_of(obligations))
 
 
 def _check(obligation: Obligation, references: set[str]) -> None:
@@ -104,7 +104,8 @@ def _check(obligation: Obligation, references: set[str]) -> None:
         )
 
 
-def _totals(positions: Iterable[Position]) -> tuple[CurrencyTotal, ...]:
+def totals_of(positions: Iterable[Position]) -> tuple[CurrencyTotal, ...]:
+    """Totals by currency of positions that are sorted by it. Raises amount_out_of_range."""
     totals = []
     for currency, group in groupby(positions, key=lambda each: each.currency):
         members = list(group)

@@ -42,11 +42,16 @@ _OUTCOME: Final = """
 _HERE: Final = _OUTCOME.format(ledger="o.ledger_no", pay="j", end="r")
 _THERE: Final = _OUTCOME.format(ledger="o.peer_ledger_no", pay="p", end="pr")
 _CYCLE_PAGE: Final = f"""
-select o.order_no, o.accepted_at, o.payer_no, o.payee_no, o.amount_minor, o.cycle_no, j.seq, j.recorded_at,
-       j.kind, j.code, r.kind as ended
+select o.order_no, o.accepted_at, o.payer_no, o.payee_no, o.amount_minor, j.seq, j.recorded_at,
+       coalesce(j.code, p.code) as code, r.kind as ended
   from (select * from settlement_orders
          where ledger_no = $1 and cycle_no = $2 and order_no > $3 order by order_no limit $4) o
   {_HERE}
+  left join lateral (
+      select code from journal
+       where ledger_no = o.peer_ledger_no
+         and key = '§order:' || o.ledger_no || '.' || o.order_no || ':pay' offset 0
+  ) p on true
  order by o.order_no
 """  # noqa: S608 # constants of this file
 _PAID: Final = "j.code is null and j.kind = 'hold'"
@@ -82,7 +87,7 @@ select o.*, a.created_at as payer_at, b.created_at as payee_at, s.settlement_acc
  where o.ledger_no = $1 and o.order_no = any($2::bigint[])
  order by o.order_no
 """
-# Orders whose acceptance was cut off: no hold yet, or not yet on both ledgers, or held here and refused there.
+# Orders whose acceptance was cut off: no hold yet, or not on both ledgers, or held here and refused there.
 _UNDECIDED: Final = f"""
 select o.order_no from settlement_orders o {_HERE} {_THERE}
  where o.ledger_no = $1 and {{which}}
@@ -97,6 +102,12 @@ _UNPOSTED_OF_BATCH: Final = f"""
 select o.order_no, j.seq, j.recorded_at, r.kind as ended from settlement_orders o {_HERE}
  where o.ledger_no = $1 and o.batch_no = $2 and o.cycle_no is null and o.order_no > $3 and {_PAID}
  order by o.order_no limit $4
+"""  # noqa: S608 # constants of this file
+_ENDS: Final = f"""
+select o.order_no, j.seq, j.recorded_at, j.kind, r.seq as end_seq, r.recorded_at as end_at,
+       r.kind as ended, pr.seq as there_seq, pr.recorded_at as there_at, pr.kind as ended_there,
+       o.peer_ledger_no
+  from (select * from settlement_orders where ledger_no = $1 and order_no = $2) o {_HERE} {_THERE}
 """  # noqa: S608 # constants of this file
 _STATUS: Final = """
 case when j.seq is null then 'received' when j.code is not null then 'refused'
@@ -132,8 +143,9 @@ _PAGE_OF_CYCLE: Final = _VIEWS.format(
     orders="""select * from settlement_orders
      where ledger_no = $1 and order_no > $2 and cycle_no = $4 order by order_no limit $3"""
 )
-_NUMBERS_BY_REFERENCE: Final = """
-select order_no from settlement_orders where ledger_no = $1 and uetr = any($2::uuid[])
+_BY_UETR: Final = """
+select order_no, uetr::text as uetr, amount_minor, currency from settlement_orders
+ where ledger_no = $1 and uetr = any($2::uuid[]) and payee_no = $3
 """
 
 
@@ -161,11 +173,11 @@ class NewOrder(NamedTuple):
         """What names an order among those of its ledger, as its payer says it."""
         return self.payer_no, self.end_to_end_id
 
-    def order(self, ledger_no: int, order_no: int, accepted_at: int) -> Order:
+    def order(self, ledger_no: int, batch_no: int, order_no: int, accepted_at: int) -> Order:
         """The order that it becomes."""
         peer_ledger, _, mirror, account = self.peer or (None, None, None, None)
         return Order(
-            ledger_no, order_no, self.cycle_no, accepted_at, self.payer_no, self.payee_no,
+            ledger_no, batch_no, order_no, self.cycle_no, accepted_at, self.payer_no, self.payee_no,
             self.payer_account[1], self.payee_account[1], self.currency, self.exponent, self.amount_minor,
             self.end_to_end_id, self.settlement_ids, peer_ledger, mirror, account,
         )  # fmt: skip
@@ -210,7 +222,10 @@ async def next_batch_no(connection: Connection) -> int:
 
 
 class CycleOrder(NamedTuple):
-    """An order of a cycle; `held` if the ledger holds its money or did, `ended` what became of the hold."""
+    """An order of a cycle; `ended` says what became of its hold.
+
+    An order that its ledger refused, or its payee's, has no hold that counts.
+    """
 
     order_no: int
     accepted_at: int
@@ -295,8 +310,8 @@ async def read_orders(connection: Connection, ledger_no: int, order_nos: Sequenc
 def _order(row: Any) -> Order:
     ledger_no, peer_no = row["ledger_no"], row["peer_ledger_no"]
     return Order(
-        ledger_no, row["order_no"], row["cycle_no"], to_micros(row["accepted_at"]), row["payer_no"],
-        row["payee_no"], _account_id(ledger_no, row["payer_account"], row["payer_at"]),
+        ledger_no, row["batch_no"], row["order_no"], row["cycle_no"], to_micros(row["accepted_at"]),
+        row["payer_no"], row["payee_no"], _account_id(ledger_no, row["payer_account"], row["payer_at"]),
         _account_id(ledger_no, row["payee_account"], row["payee_at"]), row["currency"], row["exponent"],
         row["amount_minor"], row["end_to_end_id"],
         (
@@ -311,6 +326,28 @@ def _order(row: Any) -> Order:
 
 def _account_id(ledger_no: int, account_no: int, created_at: Any) -> str:
     return ids.mint("acc", to_micros(created_at), ledger_no, account_no)
+
+
+class Ends(NamedTuple):
+    """The transactions that an order's money moved by, on its own ledger and on the payee's."""
+
+    here: Held | None
+    there: Held | None
+
+
+async def read_ends(connection: Connection, ledger_no: int, order_no: int) -> Ends:
+    """What would have to be reversed for an order to come back."""
+    row = await connection.fetchrow(_ENDS, ledger_no, order_no)
+    assert row is not None, "asked of orders that exist"
+    key, here, there = order_key(ledger_no, order_no), None, None
+    if row["kind"] == "post":
+        here = Held(key, ids.mint("txn", to_micros(row["recorded_at"]), ledger_no, row["seq"]))
+    elif row["ended"] == "capture":
+        here = Held(key, ids.mint("txn", to_micros(row["end_at"]), ledger_no, row["end_seq"]))
+    if row["ended_there"] == "capture":
+        peer_no, at = row["peer_ledger_no"], to_micros(row["there_at"])
+        there = Held(key, ids.mint("txn", at, peer_no, row["there_seq"]))
+    return Ends(here, there)
 
 
 class OrderRow(NamedTuple):
@@ -337,7 +374,17 @@ async def read_order_page(
     return [OrderRow(row, row["status"]) for row in rows]
 
 
-async def find_by_uetr(connection: Connection, ledger_no: int, uetrs: Sequence[str]) -> list[int]:
-    """Numbers of the orders that have these UETRs."""
-    rows = await connection.fetch(_NUMBERS_BY_REFERENCE, ledger_no, [UUID(each) for each in uetrs])
-    return [row["order_no"] for row in rows]
+class Sent(NamedTuple):
+    """An order that a rail speaks of."""
+
+    order_no: int
+    amount_minor: int
+    currency: str
+
+
+async def find_by_uetr(
+    connection: Connection, ledger_no: int, uetrs: Sequence[str], payee_no: int
+) -> dict[str, Sent]:
+    """Orders to one payee by their UETRs."""
+    rows = await connection.fetch(_BY_UETR, ledger_no, [UUID(each) for each in uetrs], payee_no)
+    return {row["uetr"]: Sent(row["order_no"], row["amount_minor"], row["currency"]) for row in rows}

@@ -80,6 +80,7 @@ class Order(NamedTuple):
     """
 
     ledger_no: int
+    batch_no: int
     order_no: int
     cycle_no: int | None
     accepted_at: int
@@ -132,7 +133,7 @@ def position_key(ledger_no: int, cycle_no: int, attempt: int) -> str:
 
 
 def checked_amount(draft: OrderDraft, exponent: int) -> int:
-    """The amount in minor units. Raises the ledger's codes for amounts, uetr_malformed, order_malformed."""
+    """The amount in minor units. Raises the codes of amounts, uetr_malformed, order_malformed."""
     code = amount_refusal(draft.amount, exponent)
     if code is not None:
         raise FinFlowError(code, param="amount")
@@ -159,7 +160,7 @@ def payment(order: Order) -> Request:
 
 
 def peer_payment(order: Order) -> Request:
-    """The same on the payee's ledger, where the mirror of the payer's ledger owes the payee. Always a hold."""
+    """The same on the payee's ledger, whose mirror of the payer's ledger pays there. Always a hold."""
     assert order.peer_mirror_id is not None, "asked of orders to another ledger only"
     assert order.peer_account_id is not None, "asked of orders to another ledger only"
     lines = [_line(order, order.peer_mirror_id, "debit"), _line(order, order.peer_account_id, "credit")]
@@ -201,7 +202,7 @@ class NetLine(NamedTuple):
 def position_hold(
     key: str, lines: Sequence[NetLine], currency: str, exponent: int, reference: str
 ) -> Request | None:
-    """One transaction that settles all net positions of a cycle, held until it is final. None if all are 0."""
+    """One transaction that settles all net positions of a cycle, held until final. None if all are 0."""
     entries = [
         EntryLine(
             line.account_id,

@@ -6,7 +6,7 @@ A lease is counted on the database's clock, which all workers share; when work i
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
-from finflow.kernel.clock import to_datetime
+from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger.store import Connection
 
 WorkKind = Literal["batch", "cycle", "return"]
@@ -39,6 +39,9 @@ update settlement_work
 _HURRY: Final = """
 update settlement_work set due_at = least(due_at, $4), failures = 0
  where ledger_no = $1 and kind = $2 and number = $3
+"""
+_READ: Final = """
+select due_at, failures, last_error from settlement_work where ledger_no = $1 and kind = $2 and number = $3
 """
 _DONE: Final = "delete from settlement_work where ledger_no = $1 and kind = $2 and number = $3"
 
@@ -103,3 +106,9 @@ async def hurry(connection: Connection, key: tuple[int, WorkKind, int], now: int
 
 async def finish(connection: Connection, key: tuple[int, WorkKind, int]) -> None:
     await connection.execute(_DONE, *key)
+
+
+async def read(connection: Connection, key: tuple[int, WorkKind, int]) -> tuple[int, int, str | None] | None:
+    """When something is due (µs), how often in a row it has failed, and why; None if it is done."""
+    row = await connection.fetchrow(_READ, *key)
+    return None if row is None else (to_micros(row["due_at"]), row["failures"], row["last_error"])

@@ -101,3 +101,18 @@ alter table settlement_orders enable always trigger settlement_orders_are_immuta
 create trigger settlement_holds_are_immutable before update or delete or truncate on settlement_holds
     for each statement execute function history_is_immutable();
 alter table settlement_holds enable always trigger settlement_holds_are_immutable;
+
+-- Whether an order's money is posted on a ledger: from its posting, or from a payment at once, until it is
+-- reversed. The key is the one that the program makes.
+create function posted_on(ledger integer, order_ledger integer, order_number bigint) returns boolean
+    language sql stable as $$
+    select coalesce((
+        select case when j.kind = 'post' then r.kind is null
+                    else r.kind = 'capture' and z.seq is null end
+          from journal j
+          left join journal r on r.ledger_no = ledger and r.target = j.seq and r.code is null
+          left join journal z on z.ledger_no = ledger and z.target = r.seq and z.code is null
+         where j.ledger_no = ledger and j.code is null
+           and j.key = '§order:' || order_ledger || '.' || order_number || ':pay'
+    ), false)
+$$;
