@@ -12,10 +12,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 TEST_FOLDERS := $(wildcard tests/unit tests/integration tests/migration tests/house)
 BENCHES := $(basename $(notdir $(wildcard bench/ledger.py bench/http.py bench/reads.py \
-	bench/auth.py bench/noisy.py bench/idle.py bench/telemetry.py)))
+	bench/auth.py bench/noisy.py bench/idle.py bench/telemetry.py bench/fx.py bench/settlement.py)))
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-	pyproject.toml requirements/build.in --extra local --extra otlp
+	pyproject.toml requirements/build.in --extra local --extra otlp --extra fx
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint e2e bench bench-short docs lock clean

@@ -17,6 +17,7 @@ from finflow.telemetry.redaction import redact
 if TYPE_CHECKING:
     import asyncpg
 
+    from finflow.fx.service import FxService
     from finflow.identity.service import IdentityService
     from finflow.ledger.service import LedgerService
     from finflow.limits.service import LimitService
@@ -352,6 +353,7 @@ class Services:
         self,
         pool: "asyncpg.Pool[asyncpg.Record]",
         ledger: "LedgerService",
+        fx: "FxService",
         limits: "LimitService",
         identity: "IdentityService",
     ) -> None:
@@ -360,6 +362,7 @@ class Services:
         self.verifier = identity.verifier
         self.ledger = ledger
         self.limits = limits
+        self.fx = fx
 
     async def reachable(self, within_s: float) -> bool:
         """Whether the database answers within so many seconds."""
@@ -392,6 +395,7 @@ async def services(config: Config) -> AsyncIterator[Services]:
     from finflow.db.measured import sample
     from finflow.db.pool import open_pool  # here, because asking for the configuration must stay fast
     from finflow.db.readers import open_readers
+    from finflow.fx.service import FxService
     from finflow.ledger.service import LedgerService
     from finflow.limits.buckets import Buckets
     from finflow.limits.service import LimitService
@@ -406,9 +410,10 @@ async def services(config: Config) -> AsyncIterator[Services]:
         readers = await open_readers(config.database_url, application_name="finflow api reads")
         try:
             ledger = LedgerService(pool, readers)
+            fx = FxService(pool, reading=readers.entered)
             limits = LimitService(pool, buckets, default, config.unverified_per_s)
             async with identified(config, pool) as identity, watched(ledger.sample, sample):
-                yield Services(pool, ledger, limits, identity)
+                yield Services(pool, ledger, fx, limits, identity)
             await ledger.close()
         finally:
             await readers.close()

@@ -25,7 +25,7 @@ DOCUMENTED_HOME = "/home/somebody"
 FIRST_TERMINAL = 'title="First terminal"'
 
 _BLOCK = re.compile(r"^```console(?P<title>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
-_ID = re.compile(r"\b(ten|led|acc|txn)_[0-9a-hjkmnp-tv-z]{26}\b")
+_ID = re.compile(r"\b(ten|led|acc|txn|fxq|fxr)_[0-9a-hjkmnp-tv-z]{26}\b")
 _VARYING = (
     # Midnight was given by the reader; any other moment is the machine's.
     (re.compile(r"\b\d{4}-\d\d-\d\dT(?!00:00:00)\d\d:\d\d:\d\d(\.\d+)?Z"), "<time>"),

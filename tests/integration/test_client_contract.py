@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +14,13 @@ import pytest
 
 from finflow.app import Config, running
 from finflow.cli.connect import LocalTokens
-from finflow.client import administration, model, service
+from finflow.client import administration, fx, model, service
 from finflow.client.administration import LimitsChange
+from finflow.client.fx import NewRate
 from finflow.client.model import AccountChange, Leg, NewAccount, NewTransaction, TransactionFilter
 from finflow.client.service import Client
 from finflow.client.transport import Reply, Request, Transport
+from finflow.fx import views as fx_views
 from finflow.identity import views as identity_views
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import views
@@ -104,6 +107,7 @@ async def test_every_route_has_a_method_and_every_answer_its_shape(place: Place,
         assert (await api.declare_asset(ledger.ledger_id, "POINTS", 3)).exponent == 3
         await accounts(api, ledger.ledger_id)
         await transactions(api, ledger.ledger_id)
+        await exchange(api, ledger.ledger_id)
         books = await api.trial_balance(ledger.ledger_id)
         assert books.balanced
         changes = [each async for each in api.changes(ledger.ledger_id, order="oldest", page_size=3)]
@@ -195,6 +199,32 @@ async def transactions(api: Client, ledger_id: str) -> None:
     await batches(api, ledger_id, cash, alice)
 
 
+async def exchange(api: Client, ledger_id: str) -> None:
+    at = datetime.now(UTC) - timedelta(hours=1)
+    moments = [at + timedelta(seconds=number) for number in range(3)]
+    given = [NewRate("EUR", "USD", f"1.{n}", "test", moment) for n, moment in enumerate(moments, 1)]
+    pushed = await api.fx.push_rates(ledger_id, given)
+    assert [each async for each in api.fx.rates(ledger_id, "USD", "EUR", page_size=2)] == pushed[::-1]
+    found = await api.fx.rate(ledger_id, "USD", "EUR", at=at)
+    assert (found.method, found.rate, found.via) == ("inverse", "0.90909090909090909", pushed[:1])
+    euro = (await api.open_account(NewAccount(ledger_id, "EUR", "liability", None, None))).account_id
+    dollar = (await api.open_account(NewAccount(ledger_id, "USD", "liability"))).account_id
+    quote = await api.fx.quote(ledger_id, "EUR", "USD", sell_amount="10", spread="0.01", key="q")
+    assert await api.fx.quote(ledger_id, "EUR", "USD", sell_amount="10", spread="0.01", key="q") == quote
+    assert (quote.buy_amount, quote.status) == ("12.87", "open")
+    booked = await api.fx.convert(quote.quote_id, euro, dollar, key="c")
+    again = await api.fx.convert(quote.quote_id, euro, dollar, key="c")
+    assert (again.replayed, again.transaction_id) == (True, booked.transaction_id)
+    assert (await api.fx.read_quote(quote.quote_id)).transaction_id == booked.transaction_id
+    with pytest.raises(FinFlowError) as caught:
+        await api.fx.convert(quote.quote_id, euro, dollar)
+    assert code(caught) == ("quote_used", "quote_id")
+    bought = await api.fx.quote(ledger_id, "EUR", "USD", buy_amount="1.30")
+    assert bought.sell_amount == "1.00"
+    held = {each.currency: each.position for each in (await api.fx.positions(ledger_id)).positions}
+    assert held == {"EUR": "10.00", "USD": "-13.00"}
+
+
 async def batches(api: Client, ledger_id: str, cash: str, alice: str) -> None:
     members = [transfer(cash, alice, "1"), transfer(alice, cash, "500"), transfer(cash, alice, "2")]
     results = await api.post_batch(ledger_id, members, key="evening")
@@ -277,6 +307,11 @@ async def test_refusals_have_the_server_s_code_and_place(place: Place) -> None:
         (administration.RegisteredClient, identity_views.ClientView),
         (administration.ClientKey, identity_views.KeyView),
         (administration.Limits, LimitsView),
+        (fx.Rate, fx_views.RateView),
+        (fx.FoundRate, fx_views.FoundRateView),
+        (fx.Quote, fx_views.QuoteView),
+        (fx.Position, fx_views.PositionView),
+        (fx.Positions, fx_views.PositionsView),
     ],
 )
 def test_the_client_s_shapes_have_every_field_that_is_sent(

@@ -24,7 +24,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert _HEAVY & set(done.stderr.split()) == set()
 
 
-@pytest.mark.parametrize("noun", ["tenant", "ledger", "account", "transaction"])
+@pytest.mark.parametrize("noun", ["tenant", "ledger", "account", "transaction", "fx"])
 def test_the_help_of_a_noun_imports_no_client(noun: str) -> None:
     code = (
         "import sys, finflow.cli\n"

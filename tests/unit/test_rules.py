@@ -15,6 +15,7 @@ from datetime import datetime, timedelta, timezone
 import msgspec
 import pytest
 
+from finflow.kernel.clock import to_datetime
 from finflow.kernel.errors import CATALOGUE
 from finflow.ledger import account_rules, guards, model
 from finflow.ledger import commands as c
@@ -24,6 +25,7 @@ from finflow.ledger.model import PRECEDENCE
 NO_DATE = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))
 LONG = "x" * 501
 TOO_MUCH = "93000000000000000.00"
+USED, FREE = 7, 8
 TIMES = 1_767_225_600_000_000
 
 
@@ -36,6 +38,9 @@ class World:
         self.ids: dict[str, str] = {"nowhere": "acc_00000000007008000000000000", "never": "txn_x"}
         self._accounts()
         self._transactions()
+        for number in (USED, FREE):
+            self.book.targets[-number] = Target(-number, "", "post", (), None, None)
+        self.do(using(USED, to="bank")(self))
 
     def do(self, *commands: c.Command) -> list[Record]:
         self.at += 1_000_000
@@ -130,6 +135,15 @@ def hold(name: str, timeout_s: int) -> Build:
     return lambda w: c.PostTransaction(lines(w, "bank", name, "1"), pending=True, timeout_s=timeout_s)
 
 
+def using(number: int, to: str, left_s: int = 1, **fields: object) -> Build:
+    """A transaction that uses a quote up, `left_s` seconds before the quote's end."""
+    return lambda w: c.PostTransaction(
+        lines(w, "bank", to, "1"),
+        quote=c.QuoteUse(number, to_datetime(w.at + (1 + left_s) * 1_000_000)),
+        **fields,  # type: ignore[arg-type]
+    )
+
+
 def change(name: str, **changes: object) -> Build:
     return lambda w: c.ChangeAccount(w.ids[name], **changes)  # type: ignore[arg-type]
 
@@ -146,6 +160,8 @@ BREAKS: list[tuple[str, str | None, Build]] = [
     ("currency_unknown", "currency", lambda w: c.OpenAccount("XXX", "asset")),
     ("asset_conflict", "code", lambda w: c.DeclareAsset("SGD", 2)),
     ("external_reference_taken", "external_reference", lambda w: c.OpenAccount("SGD", "asset", external_reference="a")),
+    ("quote_used", "quote_id", using(USED, to="a")),
+    ("quote_expired", "quote_id", using(FREE, to="a", left_s=0)),
     ("transaction_unknown", "transaction_id", lambda w: c.VoidPending(w.ids["never"])),
     ("not_pending", "transaction_id", capture("funds")),
     ("not_reversible", "transaction_id", lambda w: c.ReverseTransaction(w.ids["undoing"])),
@@ -188,6 +204,9 @@ TIES: list[tuple[str, str, Build]] = [
     ("value_date_out_of_range", "transaction_unknown", lambda w: c.PostPending(w.ids["never"], effective_at=NO_DATE)),
     ("currency_unknown", "external_reference_taken", lambda w: c.OpenAccount("XXX", "asset", external_reference="a")),
     ("external_reference_taken", "amount_malformed", lambda w: c.OpenAccount("SGD", "asset", "x", external_reference="a")),
+    ("value_date_out_of_range", "quote_used", using(USED, to="a", effective_at=NO_DATE)),
+    ("quote_used", "quote_expired", using(USED, to="a", left_s=0)),
+    ("quote_expired", "account_unknown", using(FREE, to="nowhere", left_s=0)),
     ("field_too_long", "transaction_unknown", capture("never", description=LONG)),
     ("transaction_unknown", "amount_malformed", capture("never", "x")),
     ("not_pending", "amount_malformed", capture("undoing", "x")),
@@ -321,6 +340,22 @@ def test_a_refused_group_takes_back_the_account_that_it_opened() -> None:
     world.do(opening, c.VoidPending("txn_x"))
     assert set(world.book.accounts) == accounts
     assert world.do(opening)[0].code is None
+
+
+def test_a_quote_is_used_once_and_a_refused_use_leaves_it() -> None:
+    world = World()
+    assert [world.do(using(FREE, to=to)(world))[0].code for to in ("a", "b")] == [None, "quote_used"]
+    other = World()
+    assert [other.do(using(FREE, to=to)(other))[0].code for to in ("huge", "ice", "a", "a")] == [
+        "balance_out_of_range", "account_frozen", None, "quote_used",
+    ]  # fmt: skip
+
+
+def test_a_refused_group_takes_back_the_use_of_a_quote() -> None:
+    world = World()
+    world.do(using(FREE, to="a")(world), c.VoidPending("txn_x"))
+    [record] = world.do(using(FREE, to="a")(world))
+    assert (record.code, record.target) == (None, -FREE)
 
 
 def test_a_refused_group_takes_back_the_change_of_an_account() -> None:

@@ -19,6 +19,7 @@ from finflow.api import (
     batches,
     clients,
     docs_page,
+    fx,
     health,
     identity,
     ledgers,
@@ -88,6 +89,7 @@ HANDLERS: Final = (
     transactions.read_transaction,
     transactions.list_transactions,
     batches.post_batch,
+    *fx.HANDLERS,
 )
 
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]

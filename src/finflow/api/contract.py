@@ -30,7 +30,7 @@ _PENDING: Final = (
     "transaction_unknown", "not_pending", "already_posted", "already_voided", "already_expired",
 )  # fmt: skip
 
-# By the name of the struct that the route decodes: the ledger's refusals of the command made from it.
+# By the name of the struct that the route decodes: the refusals of what is made from it.
 _REFUSALS: Final[dict[str, tuple[str, ...]]] = {
     "NewTransaction": (
         "ledger_unknown", "too_few_entries", "too_many_entries", "field_too_long", "text_malformed",
@@ -61,6 +61,19 @@ _REFUSALS: Final[dict[str, tuple[str, ...]]] = {
     "NewLedger": ("tenant_unknown",),
     "NewClient": ("tenant_unknown", "scope_not_granted", "jwk_malformed"),
     "NewClientKey": ("client_revoked", "client_keys_full", "client_key_taken", "jwk_malformed"),
+    "NewRates": (
+        "ledger_unknown", "currency_unknown", "same_currency", "rate_malformed", "rate_conflict",
+        "validity_malformed", "database_full",
+    ),
+    "NewQuote": (
+        "ledger_unknown", "currency_unknown", "same_currency", "spread_malformed", "pair_unknown",
+        "rate_stale", "converts_to_zero", *_LIMITS,
+    ),
+    "NewConversion": (
+        "quote_unknown", "quote_used", "quote_expired", "account_unknown", "account_closed",
+        "account_frozen", "currency_mismatch", *_BALANCES,
+    ),
+    "RateQuery": ("same_currency", "pair_unknown", "rate_stale"),
 }  # fmt: skip
 _FOUND_BY_PATH: Final = {
     "account_id": "resource_unknown",
@@ -69,6 +82,7 @@ _FOUND_BY_PATH: Final = {
     "tenant_id": "tenant_unknown",
     "client_id": "client_unknown",
     "kid": "client_key_unknown",
+    "quote_id": "quote_unknown",
 }
 
 
@@ -89,7 +103,7 @@ def problems_of(path: str, opt: dict[str, Any]) -> list[Kind]:
     if opt.get("key") == "required":
         codes.add("idempotency_key_missing")
     if "query" in opt:
-        codes |= _of_query(set(opt["query"].__struct_fields__))
+        codes |= {*_of_query(set(opt["query"].__struct_fields__)), *_REFUSALS.get(opt["query"].__name__, ())}
     codes |= {code for name, code in _FOUND_BY_PATH.items() if f"{{{name}" in path}
     return sorted((CATALOGUE[code] for code in codes), key=lambda kind: (kind.status, kind.code))
 

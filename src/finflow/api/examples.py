@@ -16,6 +16,7 @@ from finflow.api.oauth import (
     TokenRefusal,
     TokenRequest,
 )
+from finflow.api.fx_examples import FX_PARAMETERS, FX_VALUES
 from finflow.api.schemas import (
     AccountChange,
     AccountPage,
@@ -86,6 +87,7 @@ PARAMETERS: Final[dict[str, Any]] = {
     "transaction_id": _POSTED,
     "client_id": _CLIENT,
     "kid": _THUMBPRINT,
+    **FX_PARAMETERS,
 }
 
 _LINES: Final = [EntryLine(_CASH, "debit", "12.50", "SGD"), EntryLine(_ALICE, "credit", "12.50", "SGD")]
@@ -176,6 +178,7 @@ _VALUES: Final[tuple[msgspec.Struct, ...]] = (
     BatchResult(1, 0, 0, [MemberResult("dep-2026-0001", 201, False, _POSTED, 3)]),
     Health("ok", 4242, "0.1.0"),
     Readiness("ready", "reachable"),
+    *FX_VALUES,
 )
 EXAMPLES: Final[dict[str, Any]] = {type(value).__name__: msgspec.to_builtins(value) for value in _VALUES}
 NDJSON_EXAMPLE: Final = "".join(

@@ -6,6 +6,7 @@ from finflow.api.decoding import HttpRequest
 from finflow.api.identity import Verifies, principal_of
 from finflow.identity.service import IdentityService
 from finflow.ledger.lists import Page, Span
+from finflow.fx.service import Exchange, FxService
 from finflow.ledger.service import LedgerService
 from finflow.ledger.tenant import TenantLedgers
 from finflow.ledger.views import LedgerView, TenantView
@@ -26,6 +27,7 @@ class Services(Protocol):
 
     @property
     def limits(self) -> LimitService: ...
+    def fx(self) -> FxService: ...
 
     async def reachable(self, within_s: float) -> bool:
         """Whether the database answers within so many seconds."""
@@ -57,6 +59,10 @@ def directory_of(request: HttpRequest) -> Directory:
     """The directory of the caller's tenant, or for the operator that of all."""
     ledgers, tenant_id = services_of(request).ledger, principal_of(request).tenant_id
     return ledgers if tenant_id is None else ledgers.of(tenant_id)
+
+
+def fx_of(request: HttpRequest) -> Exchange:
+    return services_of(request).fx.of(ledger_of(request))
 
 
 def put(app: Any, services: Services) -> None:

@@ -41,11 +41,16 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "token": ("finflow.cli.token:token", "Print an access token for local use."),
     "key": ("finflow.cli.key:key", "List, rotate and revoke the keys that sign access tokens."),
+    "fx": ("finflow.cli.fx:fx", "Push and find rates, quote, convert, show positions."),
     "import": (
         "finflow.cli.import_:import_",
         "Import bank history from a CSV file; a second run posts nothing twice.",
     ),
     "generate": ("finflow.cli.generate:generate", "Write a realistic bank history made from a seed."),
+    "settlement": (
+        "finflow.cli.settlement:settlement",
+        "Check payment messages, net obligations, ask for value dates.",
+    ),
     "demo": ("finflow.cli.demo:demo", "Replay a bank's history over HTTP and check every balance."),
 }
 _INTERRUPTED: Final = 130

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from finflow.client.administration import Administration
+from finflow.client.fx import Fx
 from finflow.client.model import (
     Account,
     AccountChange,
@@ -74,6 +75,7 @@ class Client(Administration):
         max_connections: int = 64,
     ) -> None:
         self._transport = Transport(url, token, timeout_s, budget_s, max_connections)
+        self.fx = Fx(self)
 
     async def __aenter__(self) -> "Client":
         await self._transport.__aenter__()

@@ -107,7 +107,10 @@ class Leg(msgspec.Struct, frozen=True, gc=False):
 
 
 class Target(msgspec.Struct, gc=False):
-    """A transaction that commands may name, its lines as (account number, direction, amount)."""
+    """A transaction that commands may name, its lines as (account number, direction, amount).
+
+    Or a quote that a transaction uses up: `seq` is its number made negative, and it has no lines.
+    """
 
     seq: int
     transaction_id: str

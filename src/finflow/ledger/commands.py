@@ -27,8 +27,18 @@ class EntryLine(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=Tru
     currency: str
 
 
+class QuoteUse(msgspec.Struct, frozen=True, gc=False):
+    """The quote that a transaction uses up: its number on this ledger, and its last moment."""
+
+    number: int
+    expires_at: Moment
+
+
 class PostTransaction(msgspec.Struct, frozen=True, tag="post", omit_defaults=True):
-    """Book a transaction, or with `pending` hold its amounts until it is posted, voided or times out."""
+    """Book a transaction, or with `pending` hold its amounts until it is posted, voided or times out.
+
+    With `quote` only if no accepted transaction of the ledger used that quote before, and not after its end.
+    """
 
     entries: list[EntryLine] = []
     pending: bool = False
@@ -37,6 +47,7 @@ class PostTransaction(msgspec.Struct, frozen=True, tag="post", omit_defaults=Tru
     reference: str | None = None
     effective_at: Moment | None = None
     metadata: Metadata | None = None
+    quote: QuoteUse | None = None
 
 
 class PostPending(msgspec.Struct, frozen=True, tag="capture", omit_defaults=True):

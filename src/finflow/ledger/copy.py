@@ -110,6 +110,7 @@ def is_plain(command: Command) -> bool:
         and command.effective_at is None
         and command.metadata is None
         and command.timeout_s is None
+        and command.quote is None
         and not command.pending
     )
 

@@ -19,6 +19,9 @@ PRECEDENCE: Final = (
     "currency_unknown",
     "asset_conflict",
     "external_reference_taken",
+    # the quote it uses up
+    "quote_used",
+    "quote_expired",
     # the transaction it names
     "transaction_unknown",
     "not_pending",

@@ -53,6 +53,8 @@ def needs(book: Book, requests: Sequence[Request]) -> Wanted:
             for line in command.entries:
                 if line.account_id not in known:
                     wanted.account_ids.add(line.account_id)
+            if command.quote is not None and -command.quote.number not in book.targets:
+                wanted.targets.add(-command.quote.number)
         else:
             _other_needs(book, command, wanted)
     return wanted

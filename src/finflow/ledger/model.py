@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from finflow.kernel import ids, money
+from finflow.kernel.clock import to_micros
 from finflow.kernel.money import MAX_MINOR
 from finflow.ledger.account_rules import change_account, declare_asset, open_account
 from finflow.ledger.book import CREDIT, DEBIT, Account, Book, Leg, Record, RecordKind, Refusal, Target
@@ -21,6 +22,7 @@ from finflow.ledger.commands import (
     OpenAccount,
     PostPending,
     PostTransaction,
+    QuoteUse,
     Request,
     ReverseTransaction,
     VoidPending,
@@ -88,12 +90,20 @@ def _post(book: Book, command: PostTransaction, record: Record) -> Refusal | Non
     if command.pending:
         record.kind = "hold"
     legs: Legs = []
-    refusal = _transaction_refusal(command) or _read_lines(book, command, legs)
+    quote = None if command.quote is None else _find_quote(book, command.quote, record)
+    refusal = (
+        _transaction_refusal(command)
+        or (quote and _quote_refusal(quote, command.quote, record.recorded_at))
+        or _read_lines(book, command, legs)
+    )
     if refusal is not None:
         return refusal
     if command.pending and command.timeout_s is not None:
         record.expires_at = record.recorded_at + command.timeout_s * 1_000_000
-    return _book_legs(book, legs, record, value_date(command.effective_at, record.recorded_at))
+    effective_at = value_date(command.effective_at, record.recorded_at)
+    if quote is not None:
+        return _resolve(book, quote, legs, record, effective_at)
+    return _book_legs(book, legs, record, effective_at)
 
 
 def _transaction_refusal(command: PostTransaction) -> Refusal | None:
@@ -105,6 +115,18 @@ def _transaction_refusal(command: PostTransaction) -> Refusal | None:
     if unstorable(command.reference): return Refusal("text_malformed", "reference")
     if outside_calendar(command.effective_at): return Refusal("value_date_out_of_range", "effective_at")
     if outside(command.timeout_s, 1, MAX_TIMEOUT_S): return Refusal("timeout_out_of_range", "timeout_s")
+    return None
+
+
+def _find_quote(book: Book, use: QuoteUse, record: Record) -> Target:
+    """What became of a quote: it stands among the targets, and in the journal, under its negative number."""
+    record.target = -use.number
+    return book.targets[-use.number]
+
+
+def _quote_refusal(quote: Target, use: QuoteUse | None, at: int) -> Refusal | None:
+    if quote.resolved_by is not None: return Refusal("quote_used", "quote_id")
+    if use is not None and to_micros(use.expires_at) <= at: return Refusal("quote_expired", "quote_id")
     return None
 
 

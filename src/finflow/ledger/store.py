@@ -140,11 +140,13 @@ async def find_assets(connection: Connection, ledger_no: int) -> dict[str, int]:
 
 
 async def find_targets(connection: Connection, ledger_no: int, seqs: Sequence[int]) -> list[Target]:
-    """Accepted transactions that commands name, with what became of them."""
-    rows = await connection.fetch(_BY_SEQ, ledger_no, seqs)
+    """Accepted transactions that commands name, and quotes by negative numbers, with what became of them."""
+    rows = await connection.fetch(_BY_SEQ, ledger_no, seqs) if max(seqs, default=0) > 0 else []
     records = await read_records(connection, ledger_no, [row for row in rows if row["code"] is None])
     resolved = {row["target"]: row["kind"] for row in await connection.fetch(_RESOLUTIONS, ledger_no, seqs)}
-    return [_target(ledger_no, record, resolved.get(record.seq)) for record in records if record.entries]
+    quotes = [Target(seq, "", "post", (), None, resolved.get(seq)) for seq in seqs if seq < 0]
+    named = [_target(ledger_no, record, resolved.get(record.seq)) for record in records if record.entries]
+    return named + quotes
 
 
 def _target(ledger_no: int, record: Record, resolved_by: Any) -> Target:

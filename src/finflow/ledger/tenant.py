@@ -164,7 +164,8 @@ class TenantLedgers:
         ledger_no = await self._ledger_no(ledger_id)
         labels = await self._labels_of(ledger_no, [record])
         target = None
-        if record.target is not None:
+        # A negative target is a quote, which is no transaction.
+        if record.target is not None and record.target > 0:
             async with self._entered(ledger_no) as connection:
                 [target] = await store.find_by_seq(connection, ledger_no, [record.target])
         return views.show_transaction(record, ledger_no, ledger_id, labels, target)

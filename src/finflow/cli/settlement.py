@@ -1,0 +1,167 @@
+"""`finflow settlement`: payment messages and netting from files. Needs no server."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+import msgspec
+
+from finflow.cli import echo_json, screens
+from finflow.cli.options import json_option
+from finflow.kernel.errors import EXIT_DONE, EXIT_NO, FinFlowError
+
+if TYPE_CHECKING:
+    from finflow.settlement.iso20022.summary import Summary
+    from finflow.settlement.netting import NettingReport, Obligation
+
+_file = click.argument("file", metavar="FILE")
+
+
+@click.group
+def settlement() -> None:
+    """Check payment messages, net obligations, ask for value dates."""
+
+
+@settlement.command
+@_file
+@json_option
+def check(file: str, as_json: bool) -> int:
+    """Check an ISO 20022 message of any size and say what it holds; exit 1 if it is refused."""
+    from finflow.settlement.iso20022.summary import summarise  # the XML library loads only where it is used
+
+    with ExitStack() as files:
+        found = summarise(_open(file, files))
+    if as_json:
+        echo_json(found)
+    else:
+        click.echo(_message(found))
+    return EXIT_DONE
+
+
+def _message(found: "Summary") -> str:
+    facts = [screens.fields(found, without=("totals",))]
+    if found.totals:
+        rows = [(each.currency, each.count, each.amount) for each in found.totals]
+        facts.append(screens.table(("CURRENCY", "COUNT", "AMOUNT"), rows, frozenset({"COUNT", "AMOUNT"})))
+    return "\n\n".join(facts)
+
+
+@settlement.command("net")
+@_file
+@json_option
+def net_(file: str, as_json: bool) -> int:
+    """Net obligations from lines of JSON and check the report against them; exit 1 if it does not hold."""
+    from finflow.settlement.netting import faults_against, net
+
+    with ExitStack() as files:
+        obligations = list(_obligations(_open(file, files)))
+    report = net(obligations)
+    faults = faults_against(report, obligations)
+    if as_json:
+        echo_json({"report": report, "faults": faults})
+    else:
+        click.echo(_netting(report, faults))
+    return EXIT_NO if faults else EXIT_DONE
+
+
+def _obligations(file: BinaryIO) -> "Iterator[Obligation]":
+    from finflow.settlement.netting import Obligation
+
+    decoder = msgspec.json.Decoder(Obligation)
+    for number, line in enumerate(file, 1):
+        try:
+            yield decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise FinFlowError("request_malformed", f"line {number}: {error}", "FILE") from error
+
+
+def _netting(report: "NettingReport", faults: list[str]) -> str:
+    from finflow.kernel.money import exponent_of, to_text
+
+    def shown(minor: int, currency: str) -> str:
+        return to_text(minor, exponent_of(currency) or 0)
+
+    positions = [
+        (
+            each.participant,
+            each.currency,
+            shown(each.payable_minor, each.currency),
+            shown(each.receivable_minor, each.currency),
+            shown(each.net_minor, each.currency),
+        )
+        for each in report.positions
+    ]
+    totals = [
+        (
+            each.currency,
+            each.obligations,
+            shown(each.gross_minor, each.currency),
+            shown(each.settled_minor, each.currency),
+            shown(each.saved_minor, each.currency),
+            f"{each.saved_share:.1%}",
+        )
+        for each in report.totals
+    ]
+    head = ("CURRENCY", "OBLIGATIONS", "GROSS", "SETTLED", "SAVED", "SHARE")
+    money = frozenset({"PAYABLE", "RECEIVABLE", "NET", *head[1:]})
+    sound = f"The report agrees with the obligations, whose digest is\n{report.obligations_digest}."
+    verdict = "\n".join(faults) or sound
+    return "\n\n".join(
+        (
+            screens.table(("PARTICIPANT", "CURRENCY", "PAYABLE", "RECEIVABLE", "NET"), positions, money),
+            screens.table(head, totals, money),
+            verdict,
+        )
+    )
+
+
+@settlement.command("value-date")
+@click.argument("currency")
+@click.option("--at", metavar="MOMENT", help="When the payment is accepted, with its time zone [now].")
+@json_option
+def value_date_(currency: str, at: str | None, as_json: bool) -> int:
+    """Say on which day a payment in a currency settles."""
+    from finflow.settlement.calendars import cut_off_of, value_date
+
+    cut_off = cut_off_of(currency)
+    moment = _moment(at)
+    found: dict[str, Any] = {
+        "currency": currency,
+        "accepted_at": moment,
+        "value_date": value_date(moment, cut_off),
+        "cut_off": f"{cut_off.time:%H:%M} {cut_off.zone}",
+        "calendar": cut_off.calendar,
+    }
+    if as_json:
+        echo_json(found)
+    else:
+        click.echo("\n".join(f"{name:<12} {screens.text(value)}" for name, value in found.items()))
+    return EXIT_DONE
+
+
+def _moment(text: str | None) -> Any:
+    from datetime import datetime
+
+    from finflow.kernel.clock import system_clock, to_datetime
+
+    if text is None:
+        return to_datetime(system_clock())
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter("write it like 2026-06-01T16:59:00+08:00", param_hint="--at") from error
+    if found.tzinfo is None:
+        raise click.BadParameter("the moment needs a time zone", param_hint="--at")
+    return found
+
+
+def _open(path: str, files: ExitStack) -> BinaryIO:
+    if path == "-":
+        return sys.stdin.buffer
+    try:
+        return files.enter_context(Path(path).open("rb"))
+    except OSError as error:
+        raise FinFlowError("file_unreadable", f"{path}: {error.strerror}", "FILE") from error

@@ -1,0 +1,1 @@
+"""Foreign exchange: rates, quotes, and conversions through position accounts."""

@@ -1,0 +1,1 @@
+"""Settlement: payment messages, calendars and cut-offs, netting, cycles, reconciliation."""
