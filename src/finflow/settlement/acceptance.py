@@ -5,7 +5,7 @@ note, and a worker holds what is not held yet, under the same keys.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from finflow.db.pool import acquired
@@ -58,7 +58,14 @@ class Cycles(NamedTuple):
 class Acceptance:
     """Takes orders of any ledger. `ledgers` are all of them: an order may lead to another one."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", ledgers: Ledgers, clock: Clock) -> None:
+    def __init__(
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        ledgers: Ledgers,
+        clock: Clock,
+        reached: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._reached = reached
         self._pool = pool
         self._ledgers = ledgers
         self._clock = clock
@@ -83,9 +90,11 @@ class Acceptance:
             if not new:
                 return [each for each in planned if isinstance(each, Outcome)]
             batch_no, kept, cycles = await self._keep(ledger_no, new)
+            self._reached("orders kept")
             found = [each for each in kept.values() if isinstance(each, Order)]
             codes = await self.pay(ledger_no, found)
             await self._post_at_once(ledger_no, found)
+            self._reached("orders paid")
             await self._finish(ledger_no, batch_no)
         return [
             each if isinstance(each, Outcome) else _outcome(kept[each.place], codes, cycles)
@@ -214,6 +223,7 @@ class Acceptance:
         """
         home = await self.ledger_id(ledger_no)
         records = await book_all(self._ledgers, home, [orders.payment(each) for each in found])
+        self._reached("paid here")
         codes = {each.order_no: record.code for each, record in zip(found, records, strict=True)}
         here = {each.order_no: record for each, record in zip(found, records, strict=True)}
         taken = [each for each in found if each.peer_ledger_no is not None and codes[each.order_no] is None]
@@ -251,6 +261,7 @@ class Acceptance:
         Raises order_blocked.
         """
         await self._post_gross_here(ledger_no, batch_no)
+        self._reached("gross posted here")
         after = 0
         while True:
             async with acquired(self._pool) as connection:

@@ -4,7 +4,7 @@ What became of an order is in the ledger's journal, and nowhere else: see orders
 worker (worker.py); whatever a caller can hurry here, the worker would do by itself.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from finflow.db.pool import acquired
@@ -35,7 +35,8 @@ class SettlementService:
     """What a process has one of for settlement.
 
     `ledgers` are all ledgers, because an order may lead to another tenant's; what a caller may see is
-    decided by the ledgers that `of` is given. `rails` are known by the names of their participants.
+    decided by the ledgers that `of` is given. `rails` are known by the names of their participants, and
+    `reached` hears of each place that a process could be killed at.
     """
 
     def __init__(
@@ -44,14 +45,15 @@ class SettlementService:
         ledgers: Ledgers,
         clock: Clock = system_clock,
         rails: Mapping[str, Rail] | None = None,
+        reached: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.pool = pool
         self.clock = clock
         self.ledgers = ledgers
-        self.acceptance = Acceptance(pool, ledgers, clock)
-        self.steps = Steps(pool, self.acceptance, ledgers, rails or {}, clock)
+        self.acceptance = Acceptance(pool, ledgers, clock, reached)
+        self.submitter = Submitter(pool, rails or {}, clock, reached)
+        self.steps = Steps(pool, self.acceptance, self.submitter, ledgers, clock, reached)
         self.returns = Returns(pool, self.acceptance, ledgers, clock)
-        self.submitter = Submitter(pool, rails or {}, clock)
 
     def of(self, ledgers: Ledgers) -> "Settlement":
         """Settlement on these ledgers, and on no others."""
