@@ -1,4 +1,4 @@
-"""kill -9 at every place that settlement can be at, and a database that goes away: exactly once in the books."""
+"""kill -9 at every place that settlement comes to, a database that goes away: once in the books."""
 
 import asyncio
 import os

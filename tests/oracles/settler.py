@@ -89,7 +89,7 @@ async def main(
     pool = await open_pool(url, max_size=8)
     ledger = LedgerService(pool, clock)
     rail = AnsweringRail(Path(folder))
-    room = SettlementService(pool, ledger, clock, {"BIFAST": rail}, reached)
+    room = SettlementService(pool, ledger, clock, {"BIFAST": rail}, reached, 0.6)
     worker = Worker(room, lease_s=0.6)
     running = asyncio.create_task(worker.run())
     await asyncio.gather(*(take(room, ledger, ledger_id, batch, peer) for batch in range(BATCHES)))

@@ -1,7 +1,7 @@
 """A settlement room over a ledger of one's own: banks with money, orders in a word, books recounted."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
@@ -86,14 +86,18 @@ class Bank:
 
 
 @asynccontextmanager
-async def bank(url: str, rails: Mapping[str, Rail] | None = None) -> AsyncIterator[Bank]:
+async def bank(
+    url: str, rails: Mapping[str, Rail] | None = None, reached: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[Bank]:
     async with desk(url, clock=Clock(micros(MONDAY)), max_size=8) as one:
-        yield settling(one, rails)
+        yield settling(one, rails, reached)
 
 
-def settling(one: Desk, rails: Mapping[str, Rail] | None = None) -> Bank:
+def settling(
+    one: Desk, rails: Mapping[str, Rail] | None = None, reached: Callable[[str], None] = lambda _: None
+) -> Bank:
     """The settlement room of a desk that is there already."""
-    room = SettlementService(one.pool, one.service, one.clock, rails)
+    room = SettlementService(one.pool, one.service, one.clock, rails, reached, lease_s=0.0)
     return Bank(one, room, room.of(one.service), Worker(room, lease_s=1.0), {})
 
 

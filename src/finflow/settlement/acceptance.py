@@ -64,8 +64,10 @@ class Acceptance:
         ledgers: Ledgers,
         clock: Clock,
         reached: Callable[[str], None] = lambda _: None,
+        lease_s: float = LEASE_S,
     ) -> None:
         self._reached = reached
+        self._lease_s = lease_s
         self._pool = pool
         self._ledgers = ledgers
         self._clock = clock
@@ -181,7 +183,9 @@ class Acceptance:
             others = [row for row in rows if row.name not in added]
             if others:
                 kept |= await _known(connection, ledger_no, others)
-            await work_store.add_work(connection, (ledger_no, "batch", batch_no), now, self._worker, LEASE_S)
+            await work_store.add_work(
+                connection, (ledger_no, "batch", batch_no), now, self._worker, self._lease_s
+            )
         return batch_no, kept, cycles
 
     async def _join(
