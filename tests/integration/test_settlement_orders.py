@@ -82,6 +82,9 @@ async def test_duplicates_are_refused_and_repetitions_answered(database_url: str
         assert (fine.code, twice.code) == (None, "order_duplicate")
         balance = await one.one.service.balance(one.ids["ALFA"][0])
         assert balance.available == "985.00"
+        await one.past_cut_off()
+        assert await one.pay(first, key="a") == [taken], "the same answer, also after its cycle has settled"
+        assert await one.balance("ALFA") == "985.00"
 
 
 async def test_a_batch_has_bounds(database_url: str) -> None:

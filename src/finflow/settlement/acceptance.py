@@ -183,6 +183,7 @@ class Acceptance:
             others = [row for row in rows if row.name not in added]
             if others:
                 kept |= await _known(connection, ledger_no, others)
+                await _name_others(connection, ledger_no, kept, cycles)
             await work_store.add_work(
                 connection, (ledger_no, "batch", batch_no), now, self._worker, self._lease_s
             )
@@ -329,8 +330,17 @@ async def _known(
     return kept
 
 
+async def _name_others(
+    connection: "Connection", ledger_no: int, kept: dict[int, Order | Outcome], cycles: Cycles
+) -> None:
+    """Ids of the cycles that repeated orders joined when they came first."""
+    joined = {each.cycle_no for each in kept.values() if isinstance(each, Order) and each.cycle_no}
+    opened = await cycle_store.read_openings(connection, ledger_no, sorted(joined - cycles.names.keys()))
+    cycles.names.update({number: orders.cycle_id(ledger_no, number, at) for number, at in opened})
+
+
 def _outcome(kept: Order | Outcome, codes: dict[int, str | None], cycles: Cycles) -> Outcome:
     if isinstance(kept, Outcome):
         return kept
-    cycle_id = None if kept.cycle_no is None else cycles.names.get(kept.cycle_no)
+    cycle_id = None if kept.cycle_no is None else cycles.names[kept.cycle_no]
     return Outcome(kept.order_id, cycle_id, codes[kept.order_no])
