@@ -11,7 +11,9 @@ import signal
 import sys
 from pathlib import Path
 
-from finflow.db.pool import open_pool
+import asyncpg
+
+from finflow.db.pool import acquired, open_pool
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.service import LedgerService
 from finflow.settlement.acceptance import Outcome
@@ -73,6 +75,14 @@ async def take(
         return
 
 
+async def unfinished(pool: "asyncpg.Pool[asyncpg.Record]") -> bool:
+    try:
+        async with acquired(pool) as connection:
+            return bool(await connection.fetchval("select exists (select from settlement_work)"))
+    except FinFlowError:
+        return True
+
+
 async def main(
     url: str, folder: str, ledger_id: str, place: str, count: str, peer: str | None = None
 ) -> None:
@@ -96,7 +106,7 @@ async def main(
     # A repetition after the cut-off opens the next day's cycle, which stays empty: past that one, too.
     clock.at += 40 * HOUR_US
     async with asyncio.timeout(120):
-        while await pool.fetchval("select exists (select from settlement_work)"):
+        while await unfinished(pool):
             assert not running.done(), running.exception()
             clock.at += 1_000_000
             await asyncio.sleep(0.05)
