@@ -168,12 +168,15 @@ class Steps:
 
         Where one rail has taken its orders, the cycle settles, and those that another refused come back.
         """
-        decided = _decision(await self._submitter.known(row), row.cycle.submissions)
+        known = await self._submitter.known(row)
+        decided = _decision(known, row.cycle.submissions)
         if decided is None:
-            refusal = await self._finality.hold_positions(row)
-            if refusal is not None:
-                return await self._give_up(row, f"{refusal}: net positions")
-            self._reached("positions held")
+            # A rail is told after the positions are held, so while it is waited for, they are.
+            if all(each.attempt != row.cycle.submissions for each in known):
+                refusal = await self._finality.hold_positions(row)
+                if refusal is not None:
+                    return await self._give_up(row, f"{refusal}: net positions")
+                self._reached("positions held")
             if not await self._submitter.ask(row):
                 return self._clock() + ASK_AGAIN_US
             verdicts = {
