@@ -5,7 +5,7 @@ note, and a worker holds what is not held yet, under the same keys.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from finflow.db.pool import acquired
@@ -58,7 +58,16 @@ class Cycles(NamedTuple):
 class Acceptance:
     """Takes orders of any ledger. `ledgers` are all of them: an order may lead to another one."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", ledgers: Ledgers, clock: Clock) -> None:
+    def __init__(
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        ledgers: Ledgers,
+        clock: Clock,
+        reached: Callable[[str], None] = lambda _: None,
+        lease_s: float = LEASE_S,
+    ) -> None:
+        self._reached = reached
+        self._lease_s = lease_s
         self._pool = pool
         self._ledgers = ledgers
         self._clock = clock
@@ -83,9 +92,11 @@ class Acceptance:
             if not new:
                 return [each for each in planned if isinstance(each, Outcome)]
             batch_no, kept, cycles = await self._keep(ledger_no, new)
+            self._reached("orders kept")
             found = [each for each in kept.values() if isinstance(each, Order)]
             codes = await self.pay(ledger_no, found)
             await self._post_at_once(ledger_no, found)
+            self._reached("orders paid")
             await self._finish(ledger_no, batch_no)
         return [
             each if isinstance(each, Outcome) else _outcome(kept[each.place], codes, cycles)
@@ -172,7 +183,10 @@ class Acceptance:
             others = [row for row in rows if row.name not in added]
             if others:
                 kept |= await _known(connection, ledger_no, others)
-            await work_store.add_work(connection, (ledger_no, "batch", batch_no), now, self._worker, LEASE_S)
+                await _name_others(connection, ledger_no, kept, cycles)
+            await work_store.add_work(
+                connection, (ledger_no, "batch", batch_no), now, self._worker, self._lease_s
+            )
         return batch_no, kept, cycles
 
     async def _join(
@@ -214,6 +228,7 @@ class Acceptance:
         """
         home = await self.ledger_id(ledger_no)
         records = await book_all(self._ledgers, home, [orders.payment(each) for each in found])
+        self._reached("paid here")
         codes = {each.order_no: record.code for each, record in zip(found, records, strict=True)}
         here = {each.order_no: record for each, record in zip(found, records, strict=True)}
         taken = [each for each in found if each.peer_ledger_no is not None and codes[each.order_no] is None]
@@ -251,6 +266,7 @@ class Acceptance:
         Raises order_blocked.
         """
         await self._post_gross_here(ledger_no, batch_no)
+        self._reached("gross posted here")
         after = 0
         while True:
             async with acquired(self._pool) as connection:
@@ -314,8 +330,17 @@ async def _known(
     return kept
 
 
+async def _name_others(
+    connection: "Connection", ledger_no: int, kept: dict[int, Order | Outcome], cycles: Cycles
+) -> None:
+    """Ids of the cycles that repeated orders joined when they came first."""
+    joined = {each.cycle_no for each in kept.values() if isinstance(each, Order) and each.cycle_no}
+    opened = await cycle_store.read_openings(connection, ledger_no, sorted(joined - cycles.names.keys()))
+    cycles.names.update({number: orders.cycle_id(ledger_no, number, at) for number, at in opened})
+
+
 def _outcome(kept: Order | Outcome, codes: dict[int, str | None], cycles: Cycles) -> Outcome:
     if isinstance(kept, Outcome):
         return kept
-    cycle_id = None if kept.cycle_no is None else cycles.names.get(kept.cycle_no)
+    cycle_id = None if kept.cycle_no is None else cycles.names[kept.cycle_no]
     return Outcome(kept.order_id, cycle_id, codes[kept.order_no])

@@ -27,7 +27,8 @@ class Ledgers(Protocol):
 async def book_all(ledgers: Ledgers, ledger_id: str, requests: Sequence[Request]) -> list[Record]:
     """Book commands in parts that overlap; one record each, in order.
 
-    Raises idempotency_in_progress if somebody is at one of them now, and what the ledger's writer raises.
+    Raises idempotency_in_progress if somebody is at one of them now, idempotency_conflict if a key is taken
+    by another command, and what the ledger's writer raises.
     When it raises, some may be booked: the same commands again find them so.
     """
     parts = [list(requests[start : start + CHUNK]) for start in range(0, len(requests), CHUNK)]
@@ -39,8 +40,10 @@ async def book_all(ledgers: Ledgers, ledger_id: str, requests: Sequence[Request]
         if isinstance(outcome, BaseException):
             raise outcome
         records += outcome
-    if any(record.code == "idempotency_in_progress" for record in records):
-        raise FinFlowError("idempotency_in_progress", "another process is at the same step")
+    for record in records:
+        # The first passes by itself. The second says that two releases make other commands of one order.
+        if record.code in ("idempotency_in_progress", "idempotency_conflict"):
+            raise FinFlowError(record.code, f"another process is at {record.key}, or was with other content")
     return records
 
 

@@ -32,6 +32,9 @@ _CYCLE: Final = "select * from settlement_cycles where ledger_no = $1 and cycle_
 _PAGE: Final = """
 select * from settlement_cycles where ledger_no = $1 and cycle_no > $2 order by cycle_no limit $3
 """
+_OPENINGS: Final = """
+select cycle_no, opened_at from settlement_cycles where ledger_no = $1 and cycle_no = any($2::bigint[])
+"""
 _STEPS: Final = """
 select * from settlement_steps where ledger_no = $1 and cycle_no = any($2::bigint[])
  order by cycle_no, step_no
@@ -187,6 +190,14 @@ def _cycle(row: Any, steps: Sequence[Any]) -> CycleRow:
     taken = tuple(Step(each["action"], each["at"], each["evidence"], each["attempt"]) for each in steps)
     cycle = Cycle(row["cycle_no"], row["currency"], row["value_date"], row["cut_off_at"], taken)
     return CycleRow(row["ledger_no"], to_micros(row["opened_at"]), row["exponent"], cycle)
+
+
+async def read_openings(
+    connection: Connection, ledger_no: int, cycle_nos: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Numbers of cycles, and when they were opened."""
+    rows = await connection.fetch(_OPENINGS, ledger_no, cycle_nos) if cycle_nos else []
+    return [(row["cycle_no"], to_micros(row["opened_at"])) for row in rows]
 
 
 async def add_step(connection: Connection, ledger_no: int, cycle: Cycle) -> None:

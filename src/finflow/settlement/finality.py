@@ -4,6 +4,7 @@ Everything is keyed by the order, or by the cycle and the attempt, and read back
 page: whoever repeats it finds what is left to do, and the ledger refuses to do anything twice.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -53,18 +54,27 @@ class Finality:
         self._reached = reached
 
     async def pages(self, row: CycleRow) -> AsyncIterator[list[CycleOrder]]:
-        """The orders of a cycle, a page at a time, as they stand when the page is read."""
-        after = 0
-        while True:
-            async with acquired(self._pool) as connection:
-                page = await order_store.read_cycle_page(
-                    connection, row.ledger_no, row.cycle.cycle_no, after, PAGE
-                )
-            if page:
-                yield page
-            if len(page) < PAGE:
-                return
-            after = page[-1].order_no
+        """The orders of a cycle, a page at a time. The next page is read while one is worked on."""
+        reading = asyncio.create_task(self._page(row, 0))
+        try:
+            while True:
+                page = await reading
+                last = len(page) < PAGE
+                if not last:
+                    reading = asyncio.create_task(self._page(row, page[-1].order_no))
+                if page:
+                    yield page
+                if last:
+                    return
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _page(self, row: CycleRow, after: int) -> list[CycleOrder]:
+        async with acquired(self._pool) as connection:
+            return await order_store.read_cycle_page(
+                connection, row.ledger_no, row.cycle.cycle_no, after, PAGE
+            )
 
     # --- net positions ---
 

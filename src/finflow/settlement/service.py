@@ -4,7 +4,7 @@ What became of an order is in the ledger's journal, and nowhere else: see orders
 worker (worker.py); whatever a caller can hurry here, the worker would do by itself.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from finflow.db.pool import acquired
@@ -13,7 +13,7 @@ from finflow.kernel.clock import Clock, system_clock, to_datetime
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.lists import Page, Span
 from finflow.settlement import cycle_store, mirrors, order_store, participant_store, views, work_store
-from finflow.settlement.acceptance import Acceptance, Outcome
+from finflow.settlement.acceptance import LEASE_S, Acceptance, Outcome
 from finflow.settlement.books import Ledgers
 from finflow.settlement.calendars import CutOff, business_days
 from finflow.settlement.cycle_store import CycleRow
@@ -35,7 +35,9 @@ class SettlementService:
     """What a process has one of for settlement.
 
     `ledgers` are all ledgers, because an order may lead to another tenant's; what a caller may see is
-    decided by the ledgers that `of` is given. `rails` are known by the names of their participants.
+    decided by the ledgers that `of` is given. `rails` are known by the names of their participants, and
+    `reached` hears of each place that a process could be killed at. `lease_s` is how long a batch is left to
+    the process that took it before a worker goes on with it.
     """
 
     def __init__(
@@ -44,14 +46,16 @@ class SettlementService:
         ledgers: Ledgers,
         clock: Clock = system_clock,
         rails: Mapping[str, Rail] | None = None,
+        reached: Callable[[str], None] = lambda _: None,
+        lease_s: float = LEASE_S,
     ) -> None:
         self.pool = pool
         self.clock = clock
         self.ledgers = ledgers
-        self.acceptance = Acceptance(pool, ledgers, clock)
-        self.steps = Steps(pool, self.acceptance, ledgers, rails or {}, clock)
+        self.acceptance = Acceptance(pool, ledgers, clock, reached, lease_s)
+        self.submitter = Submitter(pool, rails or {}, clock, reached)
+        self.steps = Steps(pool, self.acceptance, self.submitter, ledgers, clock, reached)
         self.returns = Returns(pool, self.acceptance, ledgers, clock)
-        self.submitter = Submitter(pool, rails or {}, clock)
 
     def of(self, ledgers: Ledgers) -> "Settlement":
         """Settlement on these ledgers, and on no others."""

@@ -6,7 +6,7 @@ it. So a process killed anywhere leaves nothing, or something that the same step
 is open while the ledger or a rail is asked. See docs/adr/0017.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from finflow.db.pool import acquired
@@ -20,7 +20,6 @@ from finflow.settlement.database import transaction
 from finflow.settlement.finality import Finality
 from finflow.settlement.model import MAX_SUBMISSIONS, Action, Step
 from finflow.settlement.netting import NettingReport, Obligation, net, totals_of
-from finflow.settlement.ports import Rail
 from finflow.settlement.submission import LEDGER, Submitter
 
 if TYPE_CHECKING:
@@ -43,8 +42,8 @@ class Steps:
         self,
         pool: "asyncpg.Pool[asyncpg.Record]",
         acceptance: Acceptance,
+        submitter: Submitter,
         ledgers: Ledgers,
-        rails: Mapping[str, Rail],
         clock: Clock,
         reached: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -53,7 +52,7 @@ class Steps:
         self._clock = clock
         self._reached = reached
         self._finality = Finality(pool, acceptance, ledgers, clock, reached)
-        self._submitter = Submitter(pool, rails, clock, reached)
+        self._submitter = submitter
         self._next: dict[model.State, Callable[[CycleRow], Awaitable[Due]]] = {
             "open": self._close,
             "closed": self._net,
@@ -169,12 +168,15 @@ class Steps:
 
         Where one rail has taken its orders, the cycle settles, and those that another refused come back.
         """
-        decided = _decision(await self._submitter.known(row), row.cycle.submissions)
+        known = await self._submitter.known(row)
+        decided = _decision(known, row.cycle.submissions)
         if decided is None:
-            refusal = await self._finality.hold_positions(row)
-            if refusal is not None:
-                return await self._give_up(row, f"{refusal}: net positions")
-            self._reached("positions held")
+            # A rail is told after the positions are held, so while it is waited for, they are.
+            if all(each.attempt != row.cycle.submissions for each in known):
+                refusal = await self._finality.hold_positions(row)
+                if refusal is not None:
+                    return await self._give_up(row, f"{refusal}: net positions")
+                self._reached("positions held")
             if not await self._submitter.ask(row):
                 return self._clock() + ASK_AGAIN_US
             verdicts = {

@@ -83,7 +83,10 @@ class Worker:
             taken = await work_store.claim(
                 connection, self._room.clock(), self._lease_s, self._name, AT_ONCE, self._ledger_no
             )
-        await asyncio.gather(*(self._do(work) for work in taken))
+        outcomes = await asyncio.gather(*(self._do(work) for work in taken), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
         return list(taken)
 
     async def _do(self, work: Work) -> None:
