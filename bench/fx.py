@@ -18,10 +18,10 @@ from typing import Any, Final
 
 import uvloop
 
-from bench.ground import durable_database, median, pool_of, report
+from bench.ground import durable_database, ledgers, median, report
 from finflow.fx.service import Exchange, FxService, QuoteDraft, RateDraft
 from finflow.ledger.commands import EntryLine, OpenAccount, PostTransaction, Request
-from finflow.ledger.service import LedgerService
+from finflow.ledger.tenant import TenantLedgers
 
 AT_ONCE: Final = 256
 CUSTOMERS: Final = 1_000
@@ -31,7 +31,7 @@ RATES: Final = (("EUR", "USD", "1.1172"), ("EUR", "SGD", "1.4282"))
 class Market:
     """A ledger with rates, customers with an account in two currencies each, and keys that never repeat."""
 
-    def __init__(self, ledger: LedgerService, fx: Exchange, ledger_id: str, seed: int) -> None:
+    def __init__(self, ledger: TenantLedgers, fx: Exchange, ledger_id: str, seed: int) -> None:
         self.ledger = ledger
         self.fx = fx
         self.ledger_id = ledger_id
@@ -98,12 +98,10 @@ async def per_s(jobs: Iterable[Callable[[], Awaitable[object]]], count: int) -> 
 
 async def measure(rounds: int, count: int, seed: int) -> dict[str, Any]:
     seen: dict[str, list[float]] = {"quotes": [], "conversions": [], "transactions": []}
-    async with durable_database() as url:
-        pool = await pool_of(url)
-        ledger = LedgerService(pool)
-        tenant = await ledger.create_tenant("bench")
-        ledger_id = (await ledger.create_ledger(tenant.tenant_id, "bench")).ledger_id
-        market = Market(ledger, FxService(pool).of(ledger), ledger_id, seed)
+    async with durable_database() as url, ledgers(url) as (service, pool):
+        tenant = service.of((await service.create_tenant("bench")).tenant_id)
+        ledger_id = (await tenant.create_ledger("bench")).ledger_id
+        market = Market(tenant, FxService(pool).of(tenant), ledger_id, seed)
         await market.set_up()
         await market.convert(await market.quote())
         for _ in range(rounds):
@@ -116,9 +114,7 @@ async def measure(rounds: int, count: int, seed: int) -> dict[str, Any]:
             conversions = [lambda each=each: market.convert(each) for each in quotes]
             seen["conversions"].append(await per_s(conversions, count))
             seen["transactions"].append(await per_s([market.transfer] * count, count))
-        books = await ledger.trial_balance(ledger_id)
-        await ledger.close()
-        pool.terminate()
+        books = await tenant.trial_balance(ledger_id)
     return _figures(seen, books.balanced)
 
 

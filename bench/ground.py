@@ -21,6 +21,7 @@ from finflow.db.readers import open_readers
 from finflow.identity.keys import KeyFolder
 from finflow.identity.model import SCOPES
 from finflow.identity.tokens import mint
+from finflow.kernel.clock import Clock, system_clock
 from finflow.ledger.service import LedgerService
 from finflow.stack.folder import DataFolder
 from finflow.stack.postgres import EmbeddedPostgres
@@ -56,11 +57,13 @@ async def pool_of(url: str, size: int = 6) -> "asyncpg.Pool[asyncpg.Record]":
 
 
 @asynccontextmanager
-async def ledgers(url: str, size: int = 6) -> "AsyncIterator[tuple[LedgerService, asyncpg.Pool[Any]]]":
+async def ledgers(
+    url: str, size: int = 6, clock: Clock = system_clock
+) -> "AsyncIterator[tuple[LedgerService, asyncpg.Pool[Any]]]":
     """The ledgers of a database beside whatever runs on it, and the pool that they use."""
     pool = await pool_of(url, size)
     readers = await open_readers(url, max_size=2)
-    service = LedgerService(pool, readers)
+    service = LedgerService(pool, readers, clock)
     try:
         yield service, pool
     finally:

@@ -57,7 +57,7 @@ class Desk(Bank):
 @asynccontextmanager
 async def desk(database_url: str) -> AsyncIterator[Desk]:
     async with bank(database_url) as one:
-        yield Desk(one.client, one.ledger_id)
+        yield Desk(one.client, one.ledger_id, one.tenant_id)
 
 
 async def test_a_conversion_is_one_transaction_through_the_positions(database_url: str) -> None:
@@ -323,7 +323,8 @@ async def test_a_quote_expires_by_the_ledger_s_clock(database_url: str) -> None:
 async def test_one_quote_and_two_interfaces(database_url: str) -> None:
     """Each with a book of its own: whoever is second finds the quote used, and then always."""
     async with desk(database_url) as one, serving(database_url) as client:
-        other = Desk(client, one.ledger_id)
+        other = Desk(client, one.ledger_id, one.tenant_id)
+        other.enter()
         await one.push("EUR", "USD", "1.1")
         euro, dollar = await one.open("EUR"), await one.open("USD")
         for number in range(12):

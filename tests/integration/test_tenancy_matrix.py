@@ -29,6 +29,7 @@ OPEN = {
 }  # fmt: skip
 KINDS = {
     "tenant_id": "ten", "ledger_id": "led", "account_id": "acc", "transaction_id": "txn", "client_id": "cli",
+    "quote_id": "fxq",
 }  # fmt: skip
 BESIDE = {"sweep-expired-holds", "watch-limits", "keep-identity-fresh"}
 numbers = itertools.count()
@@ -108,7 +109,14 @@ async def holdings(one: Bank) -> dict[str, str]:
     client = await one.make(
         "/v1/clients", EXAMPLES["NewClient"] | {"tenant_id": one.tenant_id}, administrator
     )
+    rates = [
+        rate | {"observed_at": "2026-01-01T00:00:00Z", "valid_until": "2099-01-01T00:00:00Z"}
+        for rate in EXAMPLES["NewRates"]["rates"]
+    ]
+    await one.make("/v1/fx/rates", {"ledger_id": one.ledger_id, "rates": rates})
+    quote = await one.make("/v1/fx/quotes", EXAMPLES["NewQuote"] | {"ledger_id": one.ledger_id})
     return {
+        "quote_id": quote["quote_id"], "base": "EUR", "quote": "USD",
         "client_id": client["client_id"], "kid": client["keys"][0]["kid"],
         "tenant_id": one.tenant_id, "ledger_id": one.ledger_id, "cash": cash, "account_id": account,
         "transaction_id": made.json()["transaction_id"],

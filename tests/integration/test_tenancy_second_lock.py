@@ -14,13 +14,15 @@ import pytest_asyncio
 
 from finflow.db.pool import open_pool
 from finflow.db.readers import ROLE, open_readers
+from finflow.fx.service import FxService, QuoteDraft, RateDraft
+from finflow.kernel.clock import to_datetime
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import commands as c
 from oracles.service import Desk, desk, transfer
 
 # Where each table says whose its rows are.
 OF_A_TENANT = ("tenants", "ledgers")
-OF_A_LEDGER = ("heads", "assets", "accounts", "journal", "entries")
+OF_A_LEDGER = ("heads", "assets", "accounts", "journal", "entries", "fx_rates", "fx_quotes")
 
 
 @pytest_asyncio.fixture
@@ -33,7 +35,16 @@ async def two(database_url: str) -> AsyncIterator[tuple[Desk, Desk]]:
         for each in (one, other):
             a, b = await each.open(2)
             await each.do(c.DeclareAsset("POINTS", 0), transfer(a, b), transfer(a, b, "2"))
+            await _trade(each)
         yield one, other
+
+
+async def _trade(one: Desk) -> None:
+    """A rate, and a quote by it."""
+    fx = FxService(one.pool, one.clock).of(one.service)
+    rate = RateDraft("EUR", "USD", "1.1", "test", to_datetime(one.clock.at))
+    await fx.add_rates(one.ledger_id, [rate])
+    await fx.quote(one.ledger_id, QuoteDraft("EUR", "USD", "sell", "1", "0", 60), None, "test")
 
 
 @pytest_asyncio.fixture

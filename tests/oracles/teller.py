@@ -72,11 +72,11 @@ class Teller:
             await asyncio.sleep(0.02)
 
 
-async def open_patiently(url: str) -> "tuple[asyncpg.Pool[asyncpg.Record], Readers]":
+async def open_patiently(url: str, max_size: int = 4) -> "tuple[asyncpg.Pool[asyncpg.Record], Readers]":
     """The server may be down just when a teller starts."""
     while True:
         try:
-            pool = await open_pool(url, max_size=4, application_name="teller")
+            pool = await open_pool(url, max_size=max_size, application_name="teller")
             return pool, await open_readers(url, max_size=2, application_name="teller")
         except FinFlowError as error:
             if not error.kind.retryable:

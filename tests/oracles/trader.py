@@ -20,7 +20,8 @@ from finflow.kernel.errors import FinFlowError
 from finflow.ledger.book import Record
 from finflow.ledger.commands import Request
 from finflow.ledger.service import LedgerService
-from oracles.teller import open_patiently
+from finflow.ledger.tenant import TenantLedgers
+from oracles.teller import open_patiently, tenant_of
 
 T = TypeVar("T")
 
@@ -29,7 +30,7 @@ DRAFT = QuoteDraft("EUR", "USD", "sell", "7.77", "0.0025", 86_400)
 
 
 class Trader:
-    def __init__(self, notes: int, ledger: LedgerService, fx: Exchange, ledger_id: str) -> None:
+    def __init__(self, notes: int, ledger: TenantLedgers, fx: Exchange, ledger_id: str) -> None:
         self.notes = notes
         self.ledger = ledger
         self.fx = fx
@@ -81,14 +82,16 @@ async def work(trader: Trader, name: str, quotes: list[str], source: str, to: st
 async def main(notes: str, name: str, ledger_id: str, url: str, source: str, to: str, quotes: str) -> None:
     wanted = Path(quotes).read_text().split()
     random.Random(name).shuffle(wanted)  # noqa: S311 - the order of a load, not a secret
-    pool = await open_patiently(url)
+    pool, readers = await open_patiently(url)
     file = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    ledger = LedgerService(pool)
-    trader = Trader(file, ledger, FxService(pool).of(ledger), ledger_id)
+    ledger = LedgerService(pool, readers)
+    tenant = ledger.of(await tenant_of(ledger, ledger_id))
+    trader = Trader(file, tenant, FxService(pool, reading=readers.entered).of(tenant), ledger_id)
     await asyncio.gather(
         *(work(trader, f"{name}.{task}", wanted[task::TASKS], source, to) for task in range(TASKS))
     )
     await ledger.close()
+    await readers.close()
     await pool.close()
 
 

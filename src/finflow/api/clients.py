@@ -19,7 +19,7 @@ from finflow.ledger.lists import Page
 
 Scope = Literal[
     "accounts:read", "accounts:write", "transactions:read", "transactions:write",
-    "ledgers:read", "ledgers:write", "admin",
+    "ledgers:read", "ledgers:write", "fx:read", "fx:write", "admin",
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from finflow.api.clients import ClientPage, NewClient, NewClientKey, PublicJwk
+from finflow.api.fx_examples import FX_PARAMETERS, FX_VALUES
 from finflow.api.limits import LimitsChange
 from finflow.api.oauth import (
     ASSERTION_TYPE,
@@ -16,7 +17,6 @@ from finflow.api.oauth import (
     TokenRefusal,
     TokenRequest,
 )
-from finflow.api.fx_examples import FX_PARAMETERS, FX_VALUES
 from finflow.api.schemas import (
     AccountChange,
     AccountPage,

@@ -32,6 +32,8 @@ _MEANINGS: Final = {
     "transactions:write": "Post, capture, void, expire and reverse transactions.",
     "ledgers:read": "Read tenants and ledgers, trial balances and changes.",
     "ledgers:write": "Open ledgers and declare assets.",
+    "fx:read": "Read rates, quotes and positions of foreign exchange.",
+    "fx:write": "Push rates, make quotes and convert.",
     "admin": "Clients of one's own tenant; without a tenant, the platform's operator.",
 }
 _REF: Final = "#/components/schemas/{name}"

@@ -4,9 +4,9 @@ from typing import Any, Protocol
 
 from finflow.api.decoding import HttpRequest
 from finflow.api.identity import Verifies, principal_of
+from finflow.fx.service import Exchange, FxService
 from finflow.identity.service import IdentityService
 from finflow.ledger.lists import Page, Span
-from finflow.fx.service import Exchange, FxService
 from finflow.ledger.service import LedgerService
 from finflow.ledger.tenant import TenantLedgers
 from finflow.ledger.views import LedgerView, TenantView
@@ -27,6 +27,8 @@ class Services(Protocol):
 
     @property
     def limits(self) -> LimitService: ...
+
+    @property
     def fx(self) -> FxService: ...
 
     async def reachable(self, within_s: float) -> bool:
