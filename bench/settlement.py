@@ -24,8 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.ground import durable_database, median, pool_of, report
-from finflow.ledger.service import LedgerService
+from bench.ground import durable_database, ledgers, median, report
 from finflow.settlement import duplicates
 from finflow.settlement.duplicates import MessageKey, Seen
 from finflow.settlement.iso20022 import messages, rules, schemas, streams, xml
@@ -153,13 +152,11 @@ async def settle_cycle(count: int) -> dict[str, Any]:
     def clock() -> int:
         return moments[0]
 
-    async with durable_database() as url:
-        pool = await pool_of(url, 8)
-        ledger = LedgerService(pool, clock)
-        room = SettlementService(pool, ledger, clock)
-        tenant = await ledger.create_tenant("bench")
-        opened = await ledger.create_ledger(tenant.tenant_id, "bench")
-        settlement = room.of(ledger)
+    async with durable_database() as url, ledgers(url, 8, clock) as (service, pool):
+        room = SettlementService(pool, service, clock)
+        tenant = service.of((await service.create_tenant("bench")).tenant_id)
+        opened = await tenant.create_ledger("bench")
+        settlement = room.of(tenant)
         members = [f"BANK{number:02}SG" for number in range(50)]
         for name in members:
             new = NewParticipant(name, "member", ["SGD"], overdraft_limit=None)
@@ -186,8 +183,6 @@ async def settle_cycle(count: int) -> dict[str, Any]:
         assert cycle.state == "settled", cycle
         seen = await settlement.report(cycle.cycle_id)
         assert (seen.faults, seen.obligations) == ([], count)
-        await ledger.close()
-        await pool.close()
     return {
         "cycle_orders": count,
         "cycle_accepted_per_s": round(count / accepted_s),

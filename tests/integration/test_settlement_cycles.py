@@ -14,8 +14,7 @@ from finflow.settlement.iso20022.transfers import CreditTransfers
 from finflow.settlement.rails import Breaker, FakeRail, FileRail
 from finflow.settlement.register import NewParticipant
 from oracles.rail import payment_return, report, uetrs_of
-from oracles.service import Desk
-from oracles.settling import CREDITOR, Bank, bank, settling
+from oracles.settling import CREDITOR, Bank, bank, neighbour, settling
 
 
 async def _members(one: Bank) -> None:
@@ -289,14 +288,10 @@ async def test_the_breaker_leaves_a_broken_rail_alone(database_url: str) -> None
 async def _two(url: str) -> AsyncIterator[tuple[Bank, Bank]]:
     """Two ledgers of two tenants that know each other in SGD; each has a member with 1,000."""
     async with bank(url) as here:
-        service = here.one.service
-        tenant = await service.create_tenant("the other")
-        ledger = await service.create_ledger(tenant.tenant_id, "there")
-        other = Desk(service, ledger.ledger_id, here.one.pool, here.one.clock, "there")
-        there = Bank(other, here.room, here.settlement, here.worker, {})
+        there = await neighbour(here)
         await here.add("ALFA")
         await there.add("BETA")
-        await here.add("THERE", kind="ledger", peer_ledger_id=ledger.ledger_id)
+        await here.add("THERE", kind="ledger", peer_ledger_id=there.ledger_id)
         yield here, there
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from finflow.db.migrations import migrate
+from finflow.kernel import ids
+from finflow.ledger import directory
 from finflow.stack.folder import DataFolder
 from finflow.stack.postgres import EmbeddedPostgres
 from finflow.stack.processes import children
-from oracles.service import ENTRY_SUMS, Desk, audit
+from oracles.service import ENTRY_SUMS, audit
 from oracles.settler import BATCHES, drafts
-from oracles.settling import Bank, bank
+from oracles.settling import bank, neighbour
 
 SETTLER = Path(__file__).parent.parent / "oracles" / "settler.py"
 TESTS = Path(__file__).parent.parent
@@ -32,16 +34,12 @@ PLACES = (
 async def prepared(url: str) -> tuple[str, str]:
     """Two ledgers that know each other, members with money, and a rail: a ledger's id, an account there."""
     async with bank(url) as here:
-        service = here.one.service
-        tenant = await service.create_tenant("the other")
-        ledger = await service.create_ledger(tenant.tenant_id, "there")
-        other = Desk(service, ledger.ledger_id, here.one.pool, here.one.clock, "there")
-        there = Bank(other, here.room, here.settlement, here.worker, {})
+        there = await neighbour(here)
         for name in ("ALFA", "BETA", "CITI"):
             await here.add(name, "100000")
         await here.add("BIFAST", kind="rail")
         await there.add("DELTA")
-        await here.add("THERE", kind="ledger", peer_ledger_id=ledger.ledger_id)
+        await here.add("THERE", kind="ledger", peer_ledger_id=there.ledger_id)
         await there.add("HERE", kind="ledger", peer_ledger_id=here.ledger_id)
         return here.ledger_id, there.ids["DELTA"][0]
 
@@ -69,7 +67,12 @@ async def check(url: str, folder: Path, peer_account: str) -> None:
             "select count(*) from settlement_orders o where posted_on(o.ledger_no, o.ledger_no, o.order_no)"
         )
         assert settled == len(wanted)
-        there = await one.one.service.balance(peer_account)
+        place = ids.parse("acc", peer_account)
+        assert place is not None
+        async with one.one.pool.acquire() as connection:
+            peer = await directory.read_ledger(connection, place.ledger_no)
+        assert peer is not None
+        there = await one.one.ledgers.of(peer.tenant_id).balance(peer_account)
         to_peer = sum(Decimal(each.amount) for each in wanted if each.payee == "THERE")
         assert Decimal(there.balance) == 1000 + to_peer
         assert len(list((folder / "out").glob("*.xml"))) == 1

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import asyncpg
 
-from finflow.db.pool import acquired, open_pool
+from finflow.db.pool import acquired
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.service import LedgerService
+from finflow.ledger.tenant import TenantLedgers
 from finflow.settlement.acceptance import Outcome
 from finflow.settlement.orders import OrderDraft
 from finflow.settlement.rails import FileRail
@@ -24,6 +25,7 @@ from finflow.settlement.worker import Worker
 from oracles.rail import report
 from oracles.service import Clock
 from oracles.settling import CREDITOR, HOUR_US, MONDAY, micros
+from oracles.teller import open_patiently, tenant_of
 
 BATCHES = 3
 SIZE = 60
@@ -61,7 +63,7 @@ def drafts(batch: int, peer_account: str | None) -> list[OrderDraft]:
 
 
 async def take(
-    room: SettlementService, ledger: LedgerService, ledger_id: str, batch: int, peer: str | None
+    room: SettlementService, ledger: TenantLedgers, ledger_id: str, batch: int, peer: str | None
 ) -> None:
     while True:
         try:
@@ -96,13 +98,14 @@ async def main(
                 os.kill(os.getpid(), signal.SIGKILL)
 
     clock = Clock(micros(MONDAY))
-    pool = await open_pool(url, max_size=8)
-    ledger = LedgerService(pool, clock)
+    pool, readers = await open_patiently(url, max_size=8)
+    ledger = LedgerService(pool, readers, clock)
+    tenant = ledger.of(await tenant_of(ledger, ledger_id))
     rail = AnsweringRail(Path(folder))
     room = SettlementService(pool, ledger, clock, {"BIFAST": rail}, reached, 0.6)
     worker = Worker(room, lease_s=0.6)
     running = asyncio.create_task(worker.run())
-    await asyncio.gather(*(take(room, ledger, ledger_id, batch, peer) for batch in range(BATCHES)))
+    await asyncio.gather(*(take(room, tenant, ledger_id, batch, peer) for batch in range(BATCHES)))
     # A repetition after the cut-off opens the next day's cycle, which stays empty: past that one, too.
     clock.at += 40 * HOUR_US
     async with asyncio.timeout(120):
@@ -114,6 +117,7 @@ async def main(
     await asyncio.gather(running, return_exceptions=True)
     assert await worker.check_mirrors() == []
     await ledger.close()
+    await readers.close()
     await pool.close()
 
 

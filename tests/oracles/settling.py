@@ -97,8 +97,17 @@ def settling(
     one: Desk, rails: Mapping[str, Rail] | None = None, reached: Callable[[str], None] = lambda _: None
 ) -> Bank:
     """The settlement room of a desk that is there already."""
-    room = SettlementService(one.pool, one.service, one.clock, rails, reached, lease_s=0.0)
+    room = SettlementService(one.pool, one.ledgers, one.clock, rails, reached, lease_s=0.0)
     return Bank(one, room, room.of(one.service), Worker(room, lease_s=1.0), {})
+
+
+async def neighbour(here: Bank) -> Bank:
+    """Another tenant's bank under the same roof: its ledger, and settlement as that tenant sees it."""
+    one = here.one
+    service = one.ledgers.of((await one.ledgers.create_tenant("the other")).tenant_id)
+    ledger = await service.create_ledger("there")
+    other = Desk(service, one.ledgers, ledger.ledger_id, one.pool, one.clock, "there")
+    return Bank(other, here.room, here.room.of(service), here.worker, {})
 
 
 NIGHT = CutOff("SGD", time(23, 59, 59), "Asia/Singapore", "SG")

@@ -22,7 +22,7 @@ from finflow.settlement import (
     schedule,
     work_store,
 )
-from finflow.settlement.books import Ledgers, book_all, resolve_all
+from finflow.settlement.books import Books, book_all, resolve_all
 from finflow.settlement.database import Bound, transaction
 from finflow.settlement.order_store import NewOrder
 from finflow.settlement.orders import MAX_ORDERS, Held, Order, OrderDraft
@@ -61,7 +61,7 @@ class Acceptance:
     def __init__(
         self,
         pool: "asyncpg.Pool[asyncpg.Record]",
-        ledgers: Ledgers,
+        ledgers: Books,
         clock: Clock,
         reached: Callable[[str], None] = lambda _: None,
         lease_s: float = LEASE_S,

@@ -10,21 +10,54 @@ from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.book import Record
 from finflow.ledger.commands import Request
+from finflow.ledger.service import LedgerService
 from finflow.ledger.views import LedgerView
 
 # A little less than the ledger's largest batch: several of them overlap while they are written.
 CHUNK: Final = 2_500
+MAX_LEDGERS: Final = 10_000
 
 
-class Ledgers(Protocol):
-    """What settlement needs of ledgers: of those that a caller may use, or of all for its own work."""
+class Books(Protocol):
+    """What settlement needs of ledgers to book on them."""
 
     async def ledger(self, ledger_id: str) -> LedgerView: ...
-    async def ledger_holding(self, prefix: str, resource_id: str) -> LedgerView: ...
     async def submit(self, ledger_id: str, requests: list[Request], atomic: bool = False) -> list[Record]: ...
 
 
-async def book_all(ledgers: Ledgers, ledger_id: str, requests: Sequence[Request]) -> list[Record]:
+class Ledgers(Books, Protocol):
+    """The ledgers that a caller may use, found by what is on them, too."""
+
+    async def ledger_holding(self, prefix: str, resource_id: str) -> LedgerView: ...
+
+
+class EveryLedger:
+    """All ledgers, each through the door of the tenant whose it is. For settlement's own work.
+
+    An order may lead to another tenant's ledger, and a worker goes on for whoever gave the order.
+    """
+
+    def __init__(self, service: LedgerService) -> None:
+        self._service = service
+        # Whose a ledger is never changes.
+        self._owners: dict[str, str] = {}
+
+    async def ledger(self, ledger_id: str) -> LedgerView:
+        """One ledger, whosever it is. Raises ledger_unknown."""
+        return await self._service.ledger(ledger_id)
+
+    async def submit(self, ledger_id: str, requests: list[Request], atomic: bool = False) -> list[Record]:
+        """As TenantLedgers.submit."""
+        owner = self._owners.get(ledger_id)
+        if owner is None:
+            found = await self._service.ledger(ledger_id)
+            if len(self._owners) >= MAX_LEDGERS:
+                self._owners.clear()
+            owner = self._owners[ledger_id] = found.tenant_id
+        return await self._service.of(owner).submit(ledger_id, requests, atomic)
+
+
+async def book_all(ledgers: Books, ledger_id: str, requests: Sequence[Request]) -> list[Record]:
     """Book commands in parts that overlap; one record each, in order.
 
     Raises idempotency_in_progress if somebody is at one of them now, idempotency_conflict if a key is taken
@@ -48,7 +81,7 @@ async def book_all(ledgers: Ledgers, ledger_id: str, requests: Sequence[Request]
 
 
 async def resolve_all(
-    ledgers: Ledgers, ledger_id: str, requests: Sequence[Request], clock: Clock, atomic: bool = False
+    ledgers: Books, ledger_id: str, requests: Sequence[Request], clock: Clock, atomic: bool = False
 ) -> None:
     """Book commands that resolve transactions: posts, releases, reversals. Raises order_blocked.
 
@@ -70,7 +103,7 @@ async def resolve_all(
         raise FinFlowError("order_blocked", f"{len(blocked)} of them, the first {first.key}: {first.code}")
 
 
-async def _book(ledgers: Ledgers, ledger_id: str, requests: Sequence[Request], atomic: bool) -> list[Record]:
+async def _book(ledgers: Books, ledger_id: str, requests: Sequence[Request], atomic: bool) -> list[Record]:
     if atomic:
         return await ledgers.submit(ledger_id, list(requests), atomic=True)
     return await book_all(ledgers, ledger_id, requests)

@@ -14,7 +14,7 @@ from finflow.kernel.errors import FinFlowError
 from finflow.ledger.commands import Request
 from finflow.settlement import cycle_store, order_store, orders
 from finflow.settlement.acceptance import Acceptance
-from finflow.settlement.books import Ledgers, book_all, resolve_all
+from finflow.settlement.books import Books, book_all, resolve_all
 from finflow.settlement.cycle_store import CycleRow
 from finflow.settlement.order_store import CycleOrder, PeerLeg
 from finflow.settlement.orders import Held, NetLine
@@ -43,7 +43,7 @@ class Finality:
         self,
         pool: "asyncpg.Pool[asyncpg.Record]",
         acceptance: Acceptance,
-        ledgers: Ledgers,
+        ledgers: Books,
         clock: Clock,
         reached: Callable[[str], None],
     ) -> None:

@@ -13,7 +13,7 @@ from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.commands import AccountKind, OpenAccount, Request
 from finflow.settlement import participant_store
-from finflow.settlement.books import Ledgers
+from finflow.settlement.books import Books
 from finflow.settlement.database import transaction
 from finflow.settlement.orders import CALLER
 from finflow.settlement.participant_store import MAX_PARTICIPANTS, Participant
@@ -47,8 +47,8 @@ class Register:
     def __init__(
         self,
         pool: "asyncpg.Pool[asyncpg.Record]",
-        all_ledgers: Ledgers,
-        ledgers: Ledgers,
+        all_ledgers: Books,
+        ledgers: Books,
         clock: Clock,
     ) -> None:
         self._pool = pool

@@ -11,7 +11,7 @@ from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
 from finflow.settlement import cycle_store, order_store, orders
 from finflow.settlement.acceptance import Acceptance
-from finflow.settlement.books import Ledgers, resolve_all
+from finflow.settlement.books import Books, resolve_all
 from finflow.settlement.database import transaction
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Returns:
     """Returns orders one by one; each step safe to repeat."""
 
     def __init__(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", acceptance: Acceptance, ledgers: Ledgers, clock: Clock
+        self, pool: "asyncpg.Pool[asyncpg.Record]", acceptance: Acceptance, ledgers: Books, clock: Clock
     ) -> None:
         self._pool = pool
         self._acceptance = acceptance

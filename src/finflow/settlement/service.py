@@ -12,9 +12,10 @@ from finflow.kernel import ids
 from finflow.kernel.clock import Clock, system_clock, to_datetime
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.lists import Page, Span
+from finflow.ledger.service import LedgerService
 from finflow.settlement import cycle_store, mirrors, order_store, participant_store, views, work_store
 from finflow.settlement.acceptance import LEASE_S, Acceptance, Outcome
-from finflow.settlement.books import Ledgers
+from finflow.settlement.books import EveryLedger, Ledgers
 from finflow.settlement.calendars import CutOff, business_days
 from finflow.settlement.cycle_store import CycleRow
 from finflow.settlement.netting import faults_against
@@ -34,16 +35,16 @@ MAX_REASON: Final = 140
 class SettlementService:
     """What a process has one of for settlement.
 
-    `ledgers` are all ledgers, because an order may lead to another tenant's; what a caller may see is
-    decided by the ledgers that `of` is given. `rails` are known by the names of their participants, and
-    `reached` hears of each place that a process could be killed at. `lease_s` is how long a batch is left to
-    the process that took it before a worker goes on with it.
+    It books on all ledgers, because an order may lead to another tenant's; what a caller may see is decided
+    by the ledgers that `of` is given: `ledger.of(tenant_id)`. `rails` are known by the names of their
+    participants, and `reached` hears of each place that a process could be killed at. `lease_s` is how long a
+    batch is left to the process that took it before a worker goes on with it.
     """
 
     def __init__(
         self,
         pool: "asyncpg.Pool[asyncpg.Record]",
-        ledgers: Ledgers,
+        ledger: LedgerService,
         clock: Clock = system_clock,
         rails: Mapping[str, Rail] | None = None,
         reached: Callable[[str], None] = lambda _: None,
@@ -51,7 +52,7 @@ class SettlementService:
     ) -> None:
         self.pool = pool
         self.clock = clock
-        self.ledgers = ledgers
+        self.ledgers = ledgers = EveryLedger(ledger)
         self.acceptance = Acceptance(pool, ledgers, clock, reached, lease_s)
         self.submitter = Submitter(pool, rails or {}, clock, reached)
         self.steps = Steps(pool, self.acceptance, self.submitter, ledgers, clock, reached)

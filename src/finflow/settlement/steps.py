@@ -14,7 +14,7 @@ from finflow.kernel.clock import Clock, to_datetime, to_micros
 from finflow.kernel.errors import FinFlowError
 from finflow.settlement import cycle_store, model, orders
 from finflow.settlement.acceptance import Acceptance
-from finflow.settlement.books import Ledgers
+from finflow.settlement.books import Books
 from finflow.settlement.cycle_store import CycleRow, Submission
 from finflow.settlement.database import transaction
 from finflow.settlement.finality import Finality
@@ -43,7 +43,7 @@ class Steps:
         pool: "asyncpg.Pool[asyncpg.Record]",
         acceptance: Acceptance,
         submitter: Submitter,
-        ledgers: Ledgers,
+        ledgers: Books,
         clock: Clock,
         reached: Callable[[str], None] = lambda _: None,
     ) -> None:
