@@ -10,7 +10,7 @@ from finflow.ledger.lists import Span
 from finflow.settlement.calendars import CutOff
 from finflow.settlement.orders import OrderDraft
 from finflow.settlement.register import NewParticipant
-from oracles.settling import Bank, bank, micros, settling
+from oracles.settling import HOUR_US, Bank, bank, micros, settling
 
 UETR = "8a562c67-ca16-48ba-b074-65581be6f011"
 
@@ -221,4 +221,20 @@ async def test_the_same_batches_from_several_at_once(database_url: str) -> None:
         )
         await one.past_cut_off()
         assert await one.balance("ALFA") == "800.00"
+        await one.whole()
+
+
+async def test_what_a_faster_clock_has_closed_stays_closed(database_url: str) -> None:
+    async with bank(database_url) as one:
+        await _three(one)
+        [first] = await one.pay(one.draft("ALFA", "BETA", "1"))
+        await one.past_cut_off()
+        one.one.clock.at -= 10 * HOUR_US
+        [late] = await one.pay(one.draft("ALFA", "BETA", "2"))
+        assert late.cycle_id != first.cycle_id
+        assert (await one.settlement.cycle(late.cycle_id or "")).cut_off_at.day == 9
+        assert await one.status(late) == "held"
+        one.one.clock.at += 24 * HOUR_US
+        await one.past_cut_off()
+        assert await one.status(late) == "settled"
         await one.whole()
