@@ -9,6 +9,7 @@ import pytest
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.commands import ChangeAccount
 from finflow.ledger.lists import Span
+from finflow.settlement import database
 from finflow.settlement.iso20022 import messages, rules
 from finflow.settlement.iso20022.transfers import CreditTransfers
 from finflow.settlement.rails import Breaker, FakeRail, FileRail
@@ -365,3 +366,56 @@ async def test_pages_of_cycles(database_url: str) -> None:
         dates = [each.value_date.isoformat() for each in [*page.items, *rest.items]]
         assert dates == sorted(set(dates))
         assert len(dates) == 3
+
+
+async def test_a_cycle_is_not_closed_while_an_order_joins_it_and_nobody_waits_for_ever(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_LIMITS", "set local lock_timeout = 100")
+    async with bank(database_url) as one:
+        await _members(one)
+        [taken] = await one.pay(one.draft("ALFA", "BETA", "1"))
+        async with one.one.pool.acquire() as joining, joining.transaction():
+            await joining.execute("select from settlement_cycles for share")
+            await one.past_cut_off()
+            cycle = await one.settlement.cycle(taken.cycle_id or "")
+            assert cycle.state == "open"
+            assert cycle.work is not None
+            assert "overloaded" in (cycle.work.last_error or "")
+        one.one.clock.at += 60_000_000
+        await one.worker.until_idle()
+        assert await _state(one, taken.cycle_id) == "settled"
+
+
+async def test_an_order_comes_back_only_after_it_was_settled_and_only_once(database_url: str) -> None:
+    async with bank(database_url) as one:
+        await _members(one)
+        [taken, gross] = await one.pay(
+            one.draft("ALFA", "BETA", "400"), one.draft("ALFA", "BETA", "50", mode="gross")
+        )
+        with pytest.raises(FinFlowError, match="order_not_settled"):
+            await one.settlement.return_order(taken.order_id or "", "too early", "test")
+        await one.past_cut_off()
+        for order in (taken, gross, taken):
+            await one.settlement.return_order(order.order_id or "", "not ours", "test")
+            await one.worker.until_idle()
+        assert [await one.status(taken), await one.status(gross)] == ["returned", "returned"]
+        assert [await one.balance(name) for name in ("ALFA", "BETA")] == ["1000.00", "1000.00"]
+        assert [await one.balance(name, True) for name in ("ALFA", "BETA")] == ["0.00", "0.00"]
+        await one.whole()
+
+
+async def test_money_that_the_payee_has_spent_comes_back_when_it_is_there_again(database_url: str) -> None:
+    async with bank(database_url) as one:
+        await _members(one)
+        [taken] = await one.pay(one.draft("ALFA", "BETA", "400", mode="gross"))
+        [spent] = await one.pay(one.draft("BETA", "CITI", "1400", mode="gross"))
+        assert spent.code is None
+        await one.settlement.return_order(taken.order_id or "", "not ours", "test")
+        await one.worker.until_idle()
+        assert await one.status(taken) == "settled"
+        await one.fund(one.ids["BETA"][0], "400")
+        one.one.clock.at += 120_000_000
+        await one.worker.until_idle()
+        assert (await one.status(taken), await one.balance("BETA")) == ("returned", "0.00")
+        await one.whole()

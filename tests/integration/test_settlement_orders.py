@@ -1,5 +1,6 @@
 """Orders taken in: what is refused, what is a repetition, which cycle they join, what gross mode does."""
 
+import asyncio
 from datetime import UTC, datetime, time
 
 import pytest
@@ -9,7 +10,7 @@ from finflow.ledger.lists import Span
 from finflow.settlement.calendars import CutOff
 from finflow.settlement.orders import OrderDraft
 from finflow.settlement.register import NewParticipant
-from oracles.settling import Bank, bank, micros
+from oracles.settling import HOUR_US, Bank, bank, micros, settling
 
 UETR = "8a562c67-ca16-48ba-b074-65581be6f011"
 
@@ -188,3 +189,52 @@ async def test_pages_of_orders(database_url: str) -> None:
         assert sorted(seen) == sorted(each.order_id or "" for each in taken)
         with pytest.raises(FinFlowError, match="order_unknown"):
             await one.settlement.order(seen[0][:-1] + "x")
+
+
+async def test_the_same_batches_from_several_at_once(database_url: str) -> None:
+    """Two processes' worth of services, the same two batches in both orders: one answer, no deadlock."""
+    async with bank(database_url) as one:
+        await _three(one)
+        batches = {
+            key: [one.draft("ALFA", "BETA", "1") for _ in range(100)] + [one.draft("BETA", "CITI", "1")] * 2
+            for key in ("a", "b")
+        }
+        other = settling(one.one)
+
+        async def patiently(room: Bank, key: str) -> list[str | None]:
+            while True:
+                try:
+                    taken = await room.settlement.accept(one.ledger_id, batches[key], key)
+                except FinFlowError as error:
+                    if not error.kind.retryable:
+                        raise
+                    await asyncio.sleep(0.01)
+                    continue
+                return [each.order_id for each in taken]
+
+        answers = await asyncio.gather(*(patiently(room, key) for key in "abba" for room in (one, other)))
+        assert len({tuple(answer) for answer in answers}) == 2
+        assert await one.one.value("select count(*) from settlement_orders") == 202
+        assert (
+            await one.one.value("select deadlocks from pg_stat_database where datname = current_database()")
+            == 0
+        )
+        await one.past_cut_off()
+        assert await one.balance("ALFA") == "800.00"
+        await one.whole()
+
+
+async def test_what_a_faster_clock_has_closed_stays_closed(database_url: str) -> None:
+    async with bank(database_url) as one:
+        await _three(one)
+        [first] = await one.pay(one.draft("ALFA", "BETA", "1"))
+        await one.past_cut_off()
+        one.one.clock.at -= 10 * HOUR_US
+        [late] = await one.pay(one.draft("ALFA", "BETA", "2"))
+        assert late.cycle_id != first.cycle_id
+        assert (await one.settlement.cycle(late.cycle_id or "")).cut_off_at.day == 9
+        assert await one.status(late) == "held"
+        one.one.clock.at += 24 * HOUR_US
+        await one.past_cut_off()
+        assert await one.status(late) == "settled"
+        await one.whole()
