@@ -203,6 +203,9 @@ class Broken:
     def enter(self, tenant_id: str | None) -> Entry:
         return Entry(None, 0, ())
 
+    def start(self, tenant_id: str | None) -> bool:
+        return True
+
     def leave(self, tenant_id: str | None) -> None:
         pass
 

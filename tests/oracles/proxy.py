@@ -14,6 +14,8 @@ from typing import Literal
 SOCKET = ".s.PGSQL.5432"
 Where = Literal["before", "after", "hold"]
 AT_ONCE = re.compile(rb"(__asyncpg_stmt_\w+__)\x00\s*with moved as")
+# A row of one number, which is the head's new place; without it the head was elsewhere.
+MOVED = b"D\x00\x00\x00\x12\x00\x01\x00\x00\x00\x08"
 IDLE = b"Z\x00\x00\x00\x05I"
 
 
@@ -67,9 +69,10 @@ class Proxy:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         server_in, server_out = await asyncio.open_unix_connection(self._server)
-        answers = asyncio.create_task(self._forward(server_in, client_out))
+        kept = Kept(client_out)
+        answers = asyncio.create_task(kept.forward(server_in))
         try:
-            await self._watch(client_in, server_out, answers, server_in)
+            await self._watch(client_in, server_out, kept)
         except OSError:
             pass
         finally:
@@ -78,35 +81,66 @@ class Proxy:
                 writer.close()
 
     async def _watch(
-        self, client_in: asyncio.StreamReader, server_out: asyncio.StreamWriter,
-        answers: "asyncio.Task[None]", server_in: asyncio.StreamReader,
-    ) -> None:  # fmt: skip
+        self, client_in: asyncio.StreamReader, server_out: asyncio.StreamWriter, kept: "Kept"
+    ) -> None:
         talk = Talk()
         while data := await client_in.read(65536):
-            if talk.commits(data) and self._cuts:
-                where = self._cuts.pop(0)
-                self.cut_count += 1
-                if where != "before":
-                    answers.cancel()
-                    await asyncio.wait([answers])
-                    server_out.write(data)
-                    await server_out.drain()
-                    # The answer is the proof that the commit is done; nobody else will ever see it.
-                    answer = b""
-                    while not answer.endswith(IDLE):
-                        answer += await server_in.read(65536)
-                    assert b"COMMIT" in answer or b"SELECT 1" in answer
-                if where == "hold":
+            committing = talk.commits(data) and bool(self._cuts)
+            if committing and self._cuts[0] == "before":
+                self._cut()
+                return
+            answer = kept.keep() if committing else None
+            server_out.write(data)
+            await server_out.drain()
+            # A statement that failed, or moved nothing, was no commit: its answer goes its way.
+            if answer is not None and committed(await answer) and self._cuts:
+                if self._cut() == "hold":
                     self.held.set()
                     await self.let_go.wait()
                 return
-            server_out.write(data)
-            await server_out.drain()
+            kept.release()
 
-    async def _forward(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+    def _cut(self) -> Where:
+        self.cut_count += 1
+        return self._cuts.pop(0)
+
+
+def committed(answer: bytes) -> bool:
+    """Whether the server says that something was committed; nobody else will ever see it say so."""
+    return b"COMMIT" in answer or MOVED in answer
+
+
+class Kept:
+    """The server's answers on their way to the client, kept back on request."""
+
+    def __init__(self, to: asyncio.StreamWriter) -> None:
+        self._to = to
+        self._answer = b""
+        self._whole: asyncio.Future[bytes] | None = None
+
+    def keep(self) -> "asyncio.Future[bytes]":
+        """Hold the next answer back; done when it is whole."""
+        self._whole = asyncio.get_running_loop().create_future()
+        return self._whole
+
+    def release(self) -> None:
+        """Let through what was held back, and what comes."""
+        if self._whole is not None:
+            self._whole, answer, self._answer = None, self._answer, b""
+            self._to.write(answer)
+
+    async def forward(self, source: asyncio.StreamReader) -> None:
+        """Runs until the server ends the connection."""
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
-                to.write(data)
-                await to.drain()
+                if self._whole is None:
+                    self._to.write(data)
+                    await self._to.drain()
+                    continue
+                self._answer += data
+                if self._answer.endswith(IDLE) and not self._whole.done():
+                    self._whole.set_result(self._answer)
+        if self._whole is not None and not self._whole.done():
+            self._whole.set_result(self._answer)
         # A client that said goodbye waits for the server's end of the line to close.
-        to.close()
+        self._to.close()

@@ -135,3 +135,19 @@ def test_a_copied_folder_says_the_same_whatever_the_files_times_are(
         ours, theirs = Keyring(folder), Keyring(KeyFolder(copy))
         assert ours.signing(at).kid == theirs.signing(at).kid
         assert [key.kid for key in ours.published(at)] == [key.kid for key in theirs.published(at)]
+
+
+def test_a_broken_file_keeps_no_worker_from_the_good_keys(
+    folder: KeyFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = folder.ensure(NOW)
+    ring = Keyring(folder)
+    assert ring.signing(NOW).kid == good.kid
+    broken = folder.root / "20300101T000000Z-aaaaaaaaaaaa.pem"
+    broken.write_bytes(b"nonsense")
+    broken.chmod(0o600)
+    assert ring.signing(NOW + 1).kid == good.kid
+    assert [key.kid for key in ring.published(NOW + 1)] == [good.kid]
+    assert [record.message for record in caplog.records] == ["a signing key is left out"]
+    with pytest.raises(FinFlowError, match="not an Ed25519 private key"):
+        folder.ensure(NOW + 2)

@@ -53,6 +53,10 @@ class NewClientKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     jwk: PublicJwk
 
 
+class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Revoking takes nothing but the client's id."""
+
+
 class ClientPage(msgspec.Struct, frozen=True):
     """Clients in the order of their making."""
 
@@ -62,6 +66,7 @@ class ClientPage(msgspec.Struct, frozen=True):
 
 _NEW: Final = Body(NewClient)
 _KEY: Final = Body(NewClientKey)
+_REVOCATION: Final = Body(Revocation, optional=True)
 _PAGE: Final = Query(PageQuery)
 _NOTHING: Final = Query(NoQuery)
 
@@ -122,12 +127,12 @@ async def revoke_client_key(request: HttpRequest, client_id: FromPath[str], kid:
 
 @post(
     "/v1/clients/{client_id:str}/revoke",
-    opt={"scope": ADMIN, "tenant": "optional", "gives": ClientView},
+    opt={"scope": ADMIN, "tenant": "optional", "takes": Revocation, "gives": ClientView},
     summary="Revoke a client and its tokens",
     status_code=200,
 )
 async def revoke_client(request: HttpRequest, client_id: FromPath[str]) -> Answer:
-    _NOTHING.read(request)
+    await _REVOCATION.read(request)
     identity = services_of(request).identity
     client = await identity.clients.revoke(_tenant(request), client_id)
     # Here at once; in the other workers within seconds.

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from finflow.api.clients import ClientPage, NewClient, NewClientKey, PublicJwk
+from finflow.api.clients import ClientPage, NewClient, NewClientKey, PublicJwk, Revocation
 from finflow.api.fx_examples import FX_PARAMETERS, FX_VALUES
 from finflow.api.limits import LimitsChange
 from finflow.api.oauth import (
@@ -137,6 +137,7 @@ _METADATA: Final = Metadata(
 _VALUES: Final[tuple[msgspec.Struct, ...]] = (
     NewClient("Back office", ["accounts:read", "transactions:write"], _JWK, _TENANT),
     NewClientKey(_JWK),
+    Revocation(),
     _CLIENT_VIEW,
     ClientPage([_CLIENT_VIEW], None),
     TokenRequest(GRANT, ASSERTION_TYPE, "eyJhbGciOiJFZERTQSJ9.e30.c2ln", "accounts:read"),

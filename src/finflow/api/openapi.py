@@ -55,7 +55,7 @@ _IF_MATCH: Final = {
     "optional": {"type": "string", "description": "An ETag, several, or `*`."},
 }
 # Bodies of verbs that need none.
-_MAY_BE_LEFT_OUT: Final = ("Capture", "Void", "Expiry", "Reversal", "StatusChange")
+_MAY_BE_LEFT_OUT: Final = ("Capture", "Void", "Expiry", "Reversal", "StatusChange", "Revocation")
 
 
 @get("/openapi.json", opt={"scope": "open"}, include_in_schema=False)

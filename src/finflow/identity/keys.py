@@ -12,11 +12,12 @@ So rotating is adding a file, and every process needs nothing but the folder and
 import calendar
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -27,6 +28,8 @@ from joserfc.jwk import OKPKey
 from finflow.identity.jose import PublicKey, public_key
 from finflow.identity.model import LEEWAY_S, MAX_TTL_S
 from finflow.kernel.errors import FinFlowError
+
+log = logging.getLogger(__name__)
 
 LEAD_S: Final = 120
 ALGORITHM: Final = "EdDSA"
@@ -109,10 +112,23 @@ class KeyFolder:
         except OSError as error:
             raise _unusable(self.root, error) from error
 
-    def load(self) -> list[SigningKey]:
-        """Every key, oldest first. A key that is removed while this reads is left out."""
-        found = (self._read(kid) for kid in self.names()[-_MAX_KEYS:])
-        return [key for key in found if key is not None]
+    def load(self, on_fault: Callable[[FinFlowError], None] | None = None) -> list[SigningKey]:
+        """Every key, oldest first. A key that is removed while this reads is left out.
+
+        Raises data_unusable for a file that is no good key; with `on_fault` it is told and left out.
+        """
+        found: list[SigningKey] = []
+        for kid in self.names()[-_MAX_KEYS:]:
+            try:
+                key = self._read(kid)
+            except FinFlowError as fault:
+                if on_fault is None:
+                    raise
+                on_fault(fault)
+                continue
+            if key is not None:
+                found.append(key)
+        return found
 
     def _file(self, kid: str) -> Path:
         return self.root / f"{kid}.pem"
@@ -186,6 +202,10 @@ def _unusable(path: Path, error: OSError) -> FinFlowError:
     return FinFlowError("data_unusable", f"{path}: {os.strerror(error.errno or 0)}")
 
 
+def _log_fault(fault: FinFlowError) -> None:
+    log.error("a signing key is left out", extra={"reason": fault.detail})
+
+
 class Keyring:
     """The keys of a folder as a worker sees them: in memory, read again when the folder's list changes."""
 
@@ -201,7 +221,8 @@ class Keyring:
         names = self._folder.names()
         changed = names != self._names
         if changed:
-            self._keys = self._folder.load()
+            # One bad file must not keep a worker from the good ones.
+            self._keys = self._folder.load(_log_fault)
             self._names = names
         if changed or not self._planned_at_s <= now_s < self._planned_at_s + 1:
             self._plan, self._planned_at_s = plan(self._keys, now_s), now_s

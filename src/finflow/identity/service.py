@@ -75,14 +75,18 @@ class IdentityService:
 
     async def keep_fresh(self) -> None:
         """Refresh until cancelled, whatever a single time runs into."""
+        told = ""
         for count in itertools.count(1):
             await asyncio.sleep(REFRESH_AGAIN_S)
             try:
                 await self.refresh()
                 if count % SWEEP_EVERY == 0:
                     await self.desk.sweep()
+                told = ""
             except FinFlowError as error:
-                log.warning("identity is not up to date", extra={"reason": str(error)})
+                # Once, not once a second, for as long as it stays the same.
+                if told != (told := str(error)):
+                    log.warning("identity is not up to date", extra={"reason": told})
             except Exception:
                 log.exception("identity is not up to date")
 

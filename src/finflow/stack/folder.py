@@ -114,7 +114,7 @@ class DataFolder:
 
         Pages of a file on a disk can make whoever writes them wait for the disk.
         """
-        path = _MEMORY / f"finflow-{os.geteuid()}-{_key(self.root)}"
+        path = _MEMORY / f"finflow-{os.geteuid()}-{_key(self.root)}.limits"
         # Anybody may write there: under our name may lie what we could not remove.
         ours = not os.path.lexists(path) or path.lstat().st_uid == os.geteuid()
         return path if ours and os.access(_MEMORY, os.W_OK) else self.root / "memory"
