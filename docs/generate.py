@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 
 from finflow import cli
-from finflow.app import SETTINGS
 from finflow.cli import COMMANDS
 from finflow.kernel.errors import CATALOGUE, Kind
 from finflow.ledger.guards import PRECEDENCE
+from finflow.settings import SETTINGS
 from finflow.stack import settings
 from finflow.stack.meter import StackMeter
 from finflow.telemetry.instruments import REGISTRY
@@ -172,7 +172,9 @@ _DEFAULTS = {
 
 def configuration() -> str:
     """Every setting, and every setting of the embedded PostgreSQL with its reason."""
-    text = "# Configuration\n\n" + _NOTE.format(source="src/finflow/app.py and src/finflow/stack/settings.py")
+    text = "# Configuration\n\n" + _NOTE.format(
+        source="src/finflow/settings.py and src/finflow/stack/settings.py"
+    )
     text += _CONFIGURATION_HEAD
     rows = ((f"`{s.name}`", _flag(s.name), f"`{s.variable}`", _default(s.name), s.meaning) for s in SETTINGS)
     text += "\n" + _table(("setting", "flag", "variable", "default", "means"), rows)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from finflow.app import SETTINGS, Config
+from finflow.app import Config
 from finflow.kernel.errors import FinFlowError
+from finflow.settings import SETTINGS
 
 
 def test_defaults_say_that_they_are_defaults() -> None:
