@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from finflow.identity.service import IdentityService
     from finflow.ledger.service import LedgerService
     from finflow.limits.service import LimitService
+    from finflow.settlement.ports import Rail
+    from finflow.settlement.service import SettlementService
     from finflow.telemetry.exposition import Exposition
 
 # A worker that nobody told its address is asked by whoever runs it.
@@ -46,6 +48,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     tenant_concurrency: int
     unverified_per_s: int
     limits_file: Path | None
+    rails_folder: Path | None
     metrics_folder: Path | None
     metrics_address: tuple[str, int] | None
     release: str
@@ -122,7 +125,7 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
         environment={
             **{
                 f"FINFLOW_{name.upper()}": str(value)
-                for name in ("issuer", "issuers")
+                for name in ("issuer", "issuers", "rails_folder")
                 if (value := getattr(config, name))
             },
             "FINFLOW_DATA": str(config.data),
@@ -182,6 +185,7 @@ class Services:
         pool: "asyncpg.Pool[asyncpg.Record]",
         ledger: "LedgerService",
         fx: "FxService",
+        settlement: "SettlementService",
         limits: "LimitService",
         identity: "IdentityService",
     ) -> None:
@@ -191,6 +195,7 @@ class Services:
         self.ledger = ledger
         self.limits = limits
         self.fx = fx
+        self.settlement = settlement
 
     async def reachable(self, within_s: float) -> bool:
         """Whether the database answers within so many seconds."""
@@ -214,6 +219,18 @@ def identified(
     return open_identity(pool, KeyFolder(config.keys_folder), own, config.issuers)
 
 
+def rails(folder: Path | None) -> "dict[str, Rail]":
+    """A file rail with a breaker for each folder in this one, by its name. Raises data_unusable."""
+    from finflow.kernel.clock import system_clock
+    from finflow.settlement.rails import Breaker, FileRail
+
+    try:
+        places = [] if folder is None else sorted(each for each in folder.iterdir() if each.is_dir())
+        return {place.name: Breaker(FileRail(place), system_clock) for place in places}
+    except OSError as error:
+        raise FinFlowError("data_unusable", f"{folder}: {error.strerror}", "rails_folder") from error
+
+
 @asynccontextmanager
 async def services(config: Config) -> AsyncIterator[Services]:
     """Opens the pool and the ledger; at the end writes what is queued, then closes both.
@@ -227,6 +244,7 @@ async def services(config: Config) -> AsyncIterator[Services]:
     from finflow.ledger.service import LedgerService
     from finflow.limits.buckets import Buckets
     from finflow.limits.service import LimitService
+    from finflow.settlement.service import SettlementService
     from finflow.telemetry.vitals import watched
 
     if config.database_url is None:
@@ -239,9 +257,10 @@ async def services(config: Config) -> AsyncIterator[Services]:
         try:
             ledger = LedgerService(pool, readers)
             fx = FxService(pool, reading=readers.entered)
+            settlement = SettlementService(pool, ledger, rails=rails(config.rails_folder))
             limits = LimitService(pool, buckets, default, config.unverified_per_s)
             async with identified(config, pool) as identity, watched(ledger.sample, sample):
-                yield Services(pool, ledger, fx, limits, identity)
+                yield Services(pool, ledger, fx, settlement, limits, identity)
             await ledger.close()
         finally:
             await readers.close()

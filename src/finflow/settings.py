@@ -160,6 +160,12 @@ SETTINGS: Final = (
         _path,
     ),
     Setting(
+        "rails_folder",
+        "Where each file rail has a folder, named like its participant; by default there is no rail.",
+        _nothing,
+        _path,
+    ),
+    Setting(
         "metrics_folder",
         "Where the workers' counters lie while they run; by default in memory.",
         _nothing,

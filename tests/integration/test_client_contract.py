@@ -14,7 +14,7 @@ import pytest
 
 from finflow.app import Config, running
 from finflow.cli.connect import LocalTokens
-from finflow.client import administration, fx, model, service
+from finflow.client import administration, fx, model, service, settlement
 from finflow.client.administration import LimitsChange
 from finflow.client.fx import NewRate
 from finflow.client.model import AccountChange, Leg, NewAccount, NewTransaction, TransactionFilter
@@ -25,6 +25,7 @@ from finflow.identity import views as identity_views
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import views
 from finflow.limits.service import LimitsView
+from finflow.settlement import views as settlement_views
 from oracles.lossy import LossyProxy
 from oracles.oauth import key, public
 
@@ -108,6 +109,7 @@ async def test_every_route_has_a_method_and_every_answer_its_shape(place: Place,
         await accounts(api, ledger.ledger_id)
         await transactions(api, ledger.ledger_id)
         await exchange(api, ledger.ledger_id)
+        await settling(api, ledger.ledger_id)
         books = await api.trial_balance(ledger.ledger_id)
         assert books.balanced
         changes = [each async for each in api.changes(ledger.ledger_id, order="oldest", page_size=3)]
@@ -225,6 +227,40 @@ async def exchange(api: Client, ledger_id: str) -> None:
     assert held == {"EUR": "10.00", "USD": "-13.00"}
 
 
+async def settling(api: Client, ledger_id: str) -> None:
+    room = api.settlement
+    added = [
+        await room.add_participant(ledger_id, name, "member", ["SGD"], overdraft_limit=None)
+        for name in ("ALFA", "BETA")
+    ]
+    assert await room.participants(ledger_id) == added
+    order = settlement.NewOrder("ALFA", "BETA", "SGD", "7", "E2E-1")
+    taken = await room.order(ledger_id, order, key="one")
+    assert await room.order(ledger_id, order, key="one") == taken
+    [gross] = await room.orders_batch(
+        ledger_id, [settlement.NewOrder("BETA", "ALFA", "SGD", "1", "E2E-2", mode="gross")]
+    )
+    assert [(await room.read_order(each)).status for each in (taken.order_id, gross.order_id or "")] == [
+        "held", "settled",
+    ]  # fmt: skip
+    listed = [each.order_id async for each in room.orders(ledger_id, page_size=1)]
+    assert listed == [taken.order_id, gross.order_id]
+    in_cycle = [each async for each in room.orders(ledger_id, cycle_id=taken.cycle_id)]
+    assert in_cycle == [taken]
+    [cycle] = [each async for each in room.cycles(ledger_id, page_size=1)]
+    assert (cycle.cycle_id, cycle.state) == (taken.cycle_id, "open")
+    assert (await room.cycle(cycle.cycle_id)).work is not None
+    for refused, expected in (
+        (room.run(cycle.cycle_id), "cycle_not_due"),
+        (room.retry(cycle.cycle_id), "cycle_step_refused"),
+        (room.report(cycle.cycle_id), "cycle_not_netted"),
+        (room.read_order(".."), "order_unknown"),
+    ):
+        with pytest.raises(FinFlowError) as caught:
+            await refused
+        assert caught.value.kind.code == expected
+
+
 async def batches(api: Client, ledger_id: str, cash: str, alice: str) -> None:
     members = [transfer(cash, alice, "1"), transfer(alice, cash, "500"), transfer(cash, alice, "2")]
     results = await api.post_batch(ledger_id, members, key="evening")
@@ -312,6 +348,15 @@ async def test_refusals_have_the_server_s_code_and_place(place: Place) -> None:
         (fx.Quote, fx_views.QuoteView),
         (fx.Position, fx_views.PositionView),
         (fx.Positions, fx_views.PositionsView),
+        (settlement.Participant, settlement_views.ParticipantView),
+        (settlement.ParticipantAccounts, settlement_views.ParticipantAccounts),
+        (settlement.PaymentOrder, settlement_views.OrderView),
+        (settlement.Cycle, settlement_views.CycleView),
+        (settlement.Step, settlement_views.StepView),
+        (settlement.Submission, settlement_views.SubmissionView),
+        (settlement.PendingWork, settlement_views.PendingWork),
+        (settlement.NetPosition, settlement_views.NetPositionView),
+        (settlement.Report, settlement_views.ReportView),
     ],
 )
 def test_the_client_s_shapes_have_every_field_that_is_sent(

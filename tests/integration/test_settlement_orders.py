@@ -47,7 +47,7 @@ async def test_money_is_held_when_an_order_is_taken(database_url: str) -> None:
         ({"amount": "1.005"}, "amount_too_precise", "amount"),
         ({"amount": "0"}, "amount_not_positive", "amount"),
         ({"amount": "1e3"}, "amount_malformed", "amount"),
-        ({"uetr": "8A562C67-CA16-48BA-B074-65581BE6F011"}, "uetr_malformed", "UETR"),
+        ({"uetr": "8A562C67-CA16-48BA-B074-65581BE6F011"}, "uetr_malformed", "uetr"),
         ({"end_to_end_id": "x" * 36}, "order_malformed", "end_to_end_id"),
         ({"remittance": "x" * 141}, "order_malformed", "remittance"),
         ({"payee": "ALFA"}, "order_malformed", "payee"),

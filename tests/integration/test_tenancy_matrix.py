@@ -20,6 +20,7 @@ from finflow.api.asgi import HANDLERS
 from finflow.api.examples import EXAMPLES
 from finflow.identity.model import SCOPES
 from finflow.kernel import ids
+from finflow.settlement.worker import Worker
 from oracles.http import Bank, Json, bank, bearer, client_of, code
 from oracles.tokens import expired_token, operator_token, tenant_token
 
@@ -29,7 +30,7 @@ OPEN = {
 }  # fmt: skip
 KINDS = {
     "tenant_id": "ten", "ledger_id": "led", "account_id": "acc", "transaction_id": "txn", "client_id": "cli",
-    "quote_id": "fxq",
+    "quote_id": "fxq", "order_id": "ord", "cycle_id": "cyc",
 }  # fmt: skip
 BESIDE = {"sweep-expired-holds", "watch-limits", "keep-identity-fresh"}
 numbers = itertools.count()
@@ -115,7 +116,13 @@ async def holdings(one: Bank) -> dict[str, str]:
     ]
     await one.make("/v1/fx/rates", {"ledger_id": one.ledger_id, "rates": rates})
     quote = await one.make("/v1/fx/quotes", EXAMPLES["NewQuote"] | {"ledger_id": one.ledger_id})
+    for name in ("ALFA", "BETA"):
+        participant = EXAMPLES["ParticipantDraft"] | {"ledger_id": one.ledger_id, "overdraft_limit": None}
+        await one.make("/v1/settlement/participants", participant | {"name": name})
+    order = EXAMPLES["NewOrder"] | {"ledger_id": one.ledger_id}
+    order = (await one.send("/v1/settlement/orders", order)).json()
     return {
+        "order_id": order["order_id"], "cycle_id": order["cycle_id"],
         "quote_id": quote["quote_id"], "base": "EUR", "quote": "USD",
         "client_id": client["client_id"], "kid": client["keys"][0]["kid"],
         "tenant_id": one.tenant_id, "ledger_id": one.ledger_id, "cash": cash, "account_id": account,
@@ -258,6 +265,8 @@ def shown(answer: httpx.Response, found: dict[str, str]) -> tuple[int, Any, str]
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every statement that this process sends from here on, but for what runs beside the requests."""
+    # It works in tasks of its own, which have no names to be known by.
+    monkeypatch.setattr(Worker, "run", asyncio.Event().wait)
     sent: list[str] = []
     execute = asyncpg.Connection._execute  # type: ignore[attr-defined]
 

@@ -26,6 +26,7 @@ from finflow.api import (
     limits,
     oauth,
     openapi,
+    settlement,
     state,
     transactions,
 )
@@ -38,11 +39,15 @@ from finflow.api.problems import on_error
 from finflow.api.state import Services
 from finflow.api.traced import Traced
 from finflow.ledger.service import LedgerService
+from finflow.settlement.worker import Worker
 from finflow.telemetry.exposition import Exposition
 
 log = logging.getLogger(__name__)
 
 SWEEP_AGAIN_S: Final = 5.0
+SETTLE_AGAIN_S: Final = 5.0
+# Work is taken up within a second, and done in one go: an idle process asks the database no more often.
+POLL_S: Final = 1.0
 GC_THRESHOLDS: Final = (20_000, 20, 50)
 
 HANDLERS: Final = (
@@ -90,6 +95,7 @@ HANDLERS: Final = (
     transactions.list_transactions,
     batches.post_batch,
     *fx.HANDLERS,
+    *settlement.HANDLERS,
 )
 
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
@@ -130,6 +136,7 @@ def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsync
             beside = [
                 asyncio.create_task(_sweep(services.ledger), name="sweep-expired-holds"),
                 asyncio.create_task(services.limits.watch(), name="watch-limits"),
+                asyncio.create_task(_settle(Worker(services.settlement, poll_s=POLL_S)), name="settle"),
             ]
             try:
                 yield
@@ -149,6 +156,16 @@ async def _sweep(ledger: LedgerService) -> None:
         except Exception:
             log.exception("the sweep of expired holds broke off", extra={"again_in_s": SWEEP_AGAIN_S})
         await asyncio.sleep(SWEEP_AGAIN_S)
+
+
+async def _settle(worker: Worker) -> None:
+    """Drive settlement until cancelled; leases let another worker go on with whatever this one leaves."""
+    while True:
+        try:
+            await worker.run()
+        except Exception:
+            log.exception("the settlement worker broke off", extra={"again_in_s": SETTLE_AGAIN_S})
+        await asyncio.sleep(SETTLE_AGAIN_S)
 
 
 def from_environment() -> Measured:

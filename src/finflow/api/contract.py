@@ -73,6 +73,19 @@ _REFUSALS: Final[dict[str, tuple[str, ...]]] = {
         "quote_unknown", "quote_used", "quote_expired", "account_unknown", "account_closed",
         "account_frozen", "currency_mismatch", *_BALANCES,
     ),
+    "ParticipantDraft": (
+        "ledger_unknown", "participant_conflict", "too_many_participants", "currency_unknown",
+        "obligation_to_self", "external_reference_taken", "overloaded", "outcome_unknown", "database_full",
+        *_LIMITS,
+    ),
+    "NewOrder": (
+        "ledger_unknown", "participant_unknown", "mirror_missing", "order_malformed", "order_duplicate",
+        "uetr_malformed", "uetr_duplicate", "currency_unknown", "cut_off_unknown", "calendar_exhausted",
+        *_LINES, *_BALANCES,
+    ),
+    "NewOrders": (
+        "ledger_unknown", "batch_empty", "batch_too_large", "cut_off_unknown", "calendar_exhausted",
+    ),
     "RateQuery": ("same_currency", "pair_unknown", "rate_stale"),
 }  # fmt: skip
 _FOUND_BY_PATH: Final = {
@@ -83,6 +96,8 @@ _FOUND_BY_PATH: Final = {
     "client_id": "client_unknown",
     "kid": "client_key_unknown",
     "quote_id": "quote_unknown",
+    "order_id": "order_unknown",
+    "cycle_id": "cycle_unknown",
 }
 
 
@@ -104,6 +119,7 @@ def problems_of(path: str, opt: dict[str, Any]) -> list[Kind]:
         codes.add("idempotency_key_missing")
     if "query" in opt:
         codes |= {*_of_query(set(opt["query"].__struct_fields__)), *_REFUSALS.get(opt["query"].__name__, ())}
+    codes |= set(opt.get("codes", ()))
     codes |= {code for name, code in _FOUND_BY_PATH.items() if f"{{{name}" in path}
     return sorted((CATALOGUE[code] for code in codes), key=lambda kind: (kind.status, kind.code))
 
@@ -114,6 +130,8 @@ def _of_query(fields: set[str]) -> set[str]:
         codes |= set(_PAGES)
     if "ledger_id" in fields:
         codes.add("ledger_unknown")
+    if "cycle_id" in fields:
+        codes.add("cycle_unknown")
     if "account_id" in fields:
         codes |= {"resource_unknown", "id_malformed"}
     return codes

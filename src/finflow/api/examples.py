@@ -44,6 +44,7 @@ from finflow.api.schemas import (
     TransactionPage,
     Void,
 )
+from finflow.api.settlement_examples import SETTLEMENT_PARAMETERS, SETTLEMENT_VALUES
 from finflow.identity.model import SCOPES
 from finflow.identity.views import ClientView, KeyView, TokenView
 from finflow.kernel import ids
@@ -88,6 +89,7 @@ PARAMETERS: Final[dict[str, Any]] = {
     "client_id": _CLIENT,
     "kid": _THUMBPRINT,
     **FX_PARAMETERS,
+    **SETTLEMENT_PARAMETERS,
 }
 
 _LINES: Final = [EntryLine(_CASH, "debit", "12.50", "SGD"), EntryLine(_ALICE, "credit", "12.50", "SGD")]
@@ -180,6 +182,7 @@ _VALUES: Final[tuple[msgspec.Struct, ...]] = (
     Health("ok", 4242, "0.1.0"),
     Readiness("ready", "reachable"),
     *FX_VALUES,
+    *SETTLEMENT_VALUES,
 )
 EXAMPLES: Final[dict[str, Any]] = {type(value).__name__: msgspec.to_builtins(value) for value in _VALUES}
 NDJSON_EXAMPLE: Final = "".join(

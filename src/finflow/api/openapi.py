@@ -34,6 +34,8 @@ _MEANINGS: Final = {
     "ledgers:write": "Open ledgers and declare assets.",
     "fx:read": "Read rates, quotes and positions of foreign exchange.",
     "fx:write": "Push rates, make quotes and convert.",
+    "settlement:read": "Read participants, payment orders, cycles and netting reports.",
+    "settlement:write": "Register participants, give payment orders, have cycles go on.",
     "admin": "Clients of one's own tenant; without a tenant, the platform's operator.",
 }
 _REF: Final = "#/components/schemas/{name}"

@@ -11,6 +11,7 @@ from finflow.ledger.service import LedgerService
 from finflow.ledger.tenant import TenantLedgers
 from finflow.ledger.views import LedgerView, TenantView
 from finflow.limits.service import LimitService
+from finflow.settlement.service import Settlement, SettlementService
 
 
 class Services(Protocol):
@@ -30,6 +31,9 @@ class Services(Protocol):
 
     @property
     def fx(self) -> FxService: ...
+
+    @property
+    def settlement(self) -> SettlementService: ...
 
     async def reachable(self, within_s: float) -> bool:
         """Whether the database answers within so many seconds."""
@@ -65,6 +69,10 @@ def directory_of(request: HttpRequest) -> Directory:
 
 def fx_of(request: HttpRequest) -> Exchange:
     return services_of(request).fx.of(ledger_of(request))
+
+
+def settlement_of(request: HttpRequest) -> Settlement:
+    return services_of(request).settlement.of(ledger_of(request))
 
 
 def put(app: Any, services: Services) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ID: Final = re.compile(r"\b(?:ten|led|acc|txn)_[0-9a-z]{26}\b")
+_ID: Final = re.compile(r"\b(?:ten|led|acc|txn|fxq|fxr|ord|cyc)_[0-9a-z]{26}\b")
 # Their commands are the operator's, whatever ids stand in them.
 _OPERATOR: Final = ("tenant", "client", "limit")
 _RENEW_AFTER_S: Final = 600

@@ -32,6 +32,7 @@ from finflow.client.model import (
     TransactionFilter,
     TrialBalance,
 )
+from finflow.client.settlement import Settlement
 from finflow.client.tokens import TokenProvider
 from finflow.client.transport import Reply, Request, Transport
 from finflow.kernel.errors import FinFlowError
@@ -76,6 +77,7 @@ class Client(Administration):
     ) -> None:
         self._transport = Transport(url, token, timeout_s, budget_s, max_connections)
         self.fx = Fx(self)
+        self.settlement = Settlement(self)
 
     async def __aenter__(self) -> "Client":
         await self._transport.__aenter__()

@@ -17,7 +17,8 @@ ADMIN: Final = "admin"
 # In the order in which they are shown.
 SCOPES: Final = (
     "accounts:read", "accounts:write", "transactions:read", "transactions:write",
-    "ledgers:read", "ledgers:write", "fx:read", "fx:write", ADMIN,
+    "ledgers:read", "ledgers:write", "fx:read", "fx:write",
+    "settlement:read", "settlement:write", ADMIN,
 )  # fmt: skip
 # Nobody's money is the operator's business, so without a tenant this is the only scope that means something.
 OPERATOR_SCOPES: Final = (ADMIN,)

@@ -34,10 +34,10 @@ class Seen(msgspec.Struct, frozen=True):
     uetrs: Mapping[tuple[str, str], MessageKey]
 
 
-def check_uetr(text: str) -> str:
+def check_uetr(text: str, param: str = "UETR") -> str:
     """The text, if it is a UETR: a UUID of version 4 in lower case. Raises uetr_malformed."""
     if _UUID4.fullmatch(text) is None:
-        raise FinFlowError("uetr_malformed", f"{text[:60]!r}", "UETR")
+        raise FinFlowError("uetr_malformed", f"{text[:60]!r}", param)
     return text
 
 

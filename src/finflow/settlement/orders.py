@@ -138,7 +138,7 @@ def checked_amount(draft: OrderDraft, exponent: int) -> int:
     if code is not None:
         raise FinFlowError(code, param="amount")
     if draft.uetr is not None:
-        check_uetr(draft.uetr)
+        check_uetr(draft.uetr, "uetr")
     if not 1 <= len(draft.end_to_end_id) <= 35 or not draft.end_to_end_id.isprintable():
         raise FinFlowError("order_malformed", "an end-to-end id has 1 to 35 characters", "end_to_end_id")
     if len(draft.remittance or "") > MAX_REMITTANCE or "\0" in (draft.remittance or ""):

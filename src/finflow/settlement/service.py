@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from finflow.db.pool import acquired
 from finflow.kernel import ids
-from finflow.kernel.clock import Clock, system_clock, to_datetime
+from finflow.kernel.clock import Clock, system_clock, to_datetime, to_micros
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.lists import Page, Span
 from finflow.ledger.service import LedgerService
@@ -123,7 +123,7 @@ class Settlement:
     async def orders(self, ledger_id: str, span: Span, cycle_id: str | None = None) -> Page[views.OrderView]:
         """A page of a ledger's orders, or of one cycle's, in the order of their acceptance."""
         ledger_no = await self._ledger_no(ledger_id)
-        cycle_no = None if cycle_id is None else (await self._cycle(cycle_id)).cycle.cycle_no
+        cycle_no = None if cycle_id is None else await self._cycle_no(cycle_id, ledger_no)
         async with acquired(self._room.pool) as connection:
             found = await order_store.read_order_page(
                 connection, ledger_no, cycle_no, span.after or 0, span.limit + 1
@@ -170,6 +170,20 @@ class Settlement:
             number = row.cycle.cycle_no
             await work_store.hurry(connection, (row.ledger_no, "cycle", number), self._room.clock())
         return await self._show(row)
+
+    async def run(self, cycle_id: str) -> views.CycleView:
+        """Have a cycle whose cut-off is over go on now. Raises cycle_unknown, cycle_not_due."""
+        cycle = (await self._cycle(cycle_id)).cycle
+        if cycle.state == "open" and self._room.clock() < to_micros(cycle.cut_off_at):
+            raise FinFlowError("cycle_not_due", f"the cut-off is at {cycle.cut_off_at.isoformat()}")
+        return await self.retry(cycle_id)
+
+    async def resubmit(self, cycle_id: str) -> views.CycleView:
+        """Have a failed cycle submitted again now. Raises cycle_unknown, cycle_step_refused for others."""
+        cycle = (await self._cycle(cycle_id)).cycle
+        if cycle.state != "failed":
+            raise FinFlowError("cycle_step_refused", f"the cycle is {cycle.state}, not failed")
+        return await self.retry(cycle_id)
 
     async def end_cycle(self, cycle_id: str, reason: str) -> views.CycleView:
         """Have a submitted cycle returned: its holds are released and nothing is paid.
@@ -220,6 +234,12 @@ class Settlement:
         if cycle_id(ledger_no, number, row.opened_at) != text:
             raise FinFlowError("cycle_unknown", f"no cycle {text!r}")
         return row
+
+    async def _cycle_no(self, text: str, ledger_no: int) -> int:
+        row = await self._cycle(text)
+        if row.ledger_no != ledger_no:
+            raise FinFlowError("cycle_unknown", f"no cycle {text!r} on this ledger")
+        return row.cycle.cycle_no
 
     async def _show(self, row: CycleRow) -> views.CycleView:
         number = row.cycle.cycle_no

@@ -100,7 +100,7 @@ class CycleView(msgspec.Struct, frozen=True):
     work: PendingWork | None
 
 
-class PositionView(msgspec.Struct, frozen=True):
+class NetPositionView(msgspec.Struct, frozen=True):
     """What one participant owes, is owed, and settles in a cycle; a positive net is received."""
 
     participant: str
@@ -121,7 +121,7 @@ class ReportView(msgspec.Struct, frozen=True):
     settled: str
     saved: str
     saved_share: float
-    positions: list[PositionView]
+    positions: list[NetPositionView]
     faults: list[str]
 
 
@@ -204,7 +204,7 @@ def show_report(row: CycleRow, report: NettingReport, faults: list[str]) -> Repo
         text(0 if totals is None else totals.saved_minor),
         0.0 if totals is None else totals.saved_share,
         [
-            PositionView(
+            NetPositionView(
                 each.participant, text(each.payable_minor), text(each.receivable_minor),
                 text(each.net_minor), each.obligations,
             )
