@@ -1,12 +1,14 @@
 """`finflow settlement`: what it prints, in words and as JSON, and how it ends."""
 
 import json
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from finflow.cli.settlement import settlement
+from finflow.cli.settlement import _cycles, _report, _timeline, settlement
+from finflow.client.settlement import Cycle, NetPosition, PendingWork, Report, Step, Submission
 from finflow.kernel.errors import FinFlowError
 from oracles.iso20022 import Maker
 
@@ -89,3 +91,47 @@ def test_a_value_date_is_told() -> None:
     assert _run("value-date", "EUR").return_value == 0
     for wrong in ("yesterday", "2026-04-02T17:00:00"):
         assert _run("value-date", "EUR", "--at", wrong).exception
+
+
+_AT = datetime(2026, 6, 8, 9, 0, tzinfo=UTC)
+_SUBMITTED = Cycle(
+    "cyc_1", "led_1", "SGD", date(2026, 6, 8), _AT, _AT, "submitted",
+    [Step("close", _AT, "2 orders", 0), Step("submit", _AT, "abc", 1)],
+    [Submission(1, "BIFAST", "M1", 2, _AT, None, None)],
+    PendingWork(_AT, 1, "rail_unavailable"),
+)  # fmt: skip
+
+
+def test_a_cycle_is_shown_with_its_timeline() -> None:
+    assert _timeline(_SUBMITTED).splitlines() == [
+        "cycle_id    cyc_1",
+        "ledger_id   led_1",
+        "currency    SGD",
+        "value_date  2026-06-08",
+        "cut_off_at  2026-06-08T09:00:00Z",
+        "opened_at   2026-06-08T09:00:00Z",
+        "state       submitted",
+        "",
+        "STEP    AT                    ATTEMPT  RESTS ON",
+        "close   2026-06-08T09:00:00Z        -  2 orders",
+        "submit  2026-06-08T09:00:00Z        1  abc",
+        "",
+        "ATTEMPT  RAIL    MESSAGE  ORDERS  VERDICT  DETAIL",
+        "      1  BIFAST  M1            2  -        -",
+        "",
+        "It goes on at 2026-06-08T09:00:00Z; last time: rail_unavailable.",
+    ]
+    assert _cycles([_SUBMITTED]).splitlines()[1] == (
+        "cyc_1  SGD       2026-06-08  2026-06-08T09:00:00Z  submitted"
+    )
+
+
+def test_a_netting_report_is_shown_with_its_verdict() -> None:
+    positions = [NetPosition("ALFA", "10.00", "2.50", "-7.50", 2)]
+    sound = Report("cyc_1", "SGD", "abc", 2, "12.50", "7.50", "5.00", 0.4, positions, [])
+    shown = _report(sound)
+    assert "ALFA           10.00        2.50  -7.50       2" in shown
+    assert "saved_share  40.0%" in shown
+    assert shown.endswith("The report agrees with the orders.")
+    false = Report("cyc_1", "SGD", "abc", 2, "12.50", "7.50", "5.00", 0.4, positions, ["ALFA: 1 too much"])
+    assert _report(false).endswith("ALFA: 1 too much")

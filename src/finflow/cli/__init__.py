@@ -49,7 +49,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "generate": ("finflow.cli.generate:generate", "Write a realistic bank history made from a seed."),
     "settlement": (
         "finflow.cli.settlement:settlement",
-        "Check payment messages, net obligations, ask for value dates.",
+        "Follow settlement cycles; check payment messages, net obligations, ask for value dates.",
     ),
     "demo": ("finflow.cli.demo:demo", "Replay a bank's history over HTTP and check every balance."),
 }

@@ -1,4 +1,4 @@
-"""`finflow settlement`: payment messages and netting from files. Needs no server."""
+"""`finflow settlement`: messages and netting from files, which need no server; cycles of one that runs."""
 
 import sys
 from collections.abc import Iterator
@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 import msgspec
 
-from finflow.cli import echo_json, screens
-from finflow.cli.options import json_option
+from finflow.cli import echo_json, listing, screens
+from finflow.cli.connect import ask
+from finflow.cli.options import api_options, json_option, limit_option
 from finflow.kernel.errors import EXIT_DONE, EXIT_NO, FinFlowError
 
 if TYPE_CHECKING:
+    from finflow.client.service import Client
+    from finflow.client.settlement import Cycle, Report
     from finflow.settlement.iso20022.summary import Summary
     from finflow.settlement.netting import NettingReport, Obligation
 
 _file = click.argument("file", metavar="FILE")
+_cycle = click.argument("cycle_id", metavar="CYCLE")
 
 
 @click.group
 def settlement() -> None:
-    """Check payment messages, net obligations, ask for value dates."""
+    """Follow settlement cycles; check payment messages, net obligations, ask for value dates."""
 
 
 @settlement.command
@@ -156,6 +160,91 @@ def _moment(text: str | None) -> Any:
     if found.tzinfo is None:
         raise click.BadParameter("the moment needs a time zone", param_hint="--at")
     return found
+
+
+# --- cycles of a FinFlow that runs
+
+
+@settlement.command("list")
+@click.option("--ledger", "ledger_id", metavar="LEDGER", required=True, help="Whose cycles.")
+@limit_option
+@api_options
+def list_(ledger_id: str, limit: int, **where: Any) -> int:
+    """List the settlement cycles of a ledger in the order of their opening."""
+
+    async def question(api: "Client") -> "list[Cycle]":
+        found = api.settlement.cycles(ledger_id, page_size=listing.page_size(limit))
+        return await listing.first(found, limit)
+
+    ask(where, question, _cycles)
+    return EXIT_DONE
+
+
+@settlement.command
+@_cycle
+@click.option("--report", is_flag=True, help="Show the netting report instead; exit 1 if it is not sound.")
+@api_options
+def show(cycle_id: str, report: bool, **where: Any) -> int:
+    """Show a cycle: its timeline, what rails were sent, and when it goes on."""
+    if report:
+        found = ask(where, lambda api: api.settlement.report(cycle_id), _report)
+        return EXIT_NO if found.faults else EXIT_DONE
+    ask(where, lambda api: api.settlement.cycle(cycle_id), _timeline)
+    return EXIT_DONE
+
+
+@settlement.command
+@_cycle
+@api_options
+def run(cycle_id: str, **where: Any) -> int:
+    """Have a cycle whose cut-off is over go on now; a worker of the server does it."""
+    ask(where, lambda api: api.settlement.run(cycle_id), _timeline)
+    return EXIT_DONE
+
+
+@settlement.command
+@_cycle
+@api_options
+def retry(cycle_id: str, **where: Any) -> int:
+    """Have a failed cycle submitted again now."""
+    ask(where, lambda api: api.settlement.retry(cycle_id), _timeline)
+    return EXIT_DONE
+
+
+def _cycles(found: "list[Cycle]") -> str:
+    head = ("CYCLE", "CURRENCY", "VALUE DATE", "CUT-OFF", "STATE")
+    rows = [(each.cycle_id, each.currency, each.value_date, each.cut_off_at, each.state) for each in found]
+    return screens.table(head, rows)
+
+
+def _timeline(found: "Cycle") -> str:
+    steps = [(each.action, each.at, each.attempt or None, each.evidence) for each in found.steps]
+    parts = [screens.fields(found, without=("work",))]
+    if steps:
+        parts.append(screens.table(("STEP", "AT", "ATTEMPT", "RESTS ON"), steps, frozenset({"ATTEMPT"})))
+    if found.submissions:
+        head = ("ATTEMPT", "RAIL", "MESSAGE", "ORDERS", "VERDICT", "DETAIL")
+        rows = [
+            (each.attempt, each.rail, each.message_id, each.orders, each.verdict, each.detail)
+            for each in found.submissions
+        ]
+        parts.append(screens.table(head, rows, frozenset({"ATTEMPT", "ORDERS"})))
+    if found.work:
+        why = f"; last time: {found.work.last_error}" if found.work.last_error else ""
+        parts.append(f"It goes on at {screens.text(found.work.due_at)}{why}.")
+    return "\n\n".join(parts)
+
+
+def _report(found: "Report") -> str:
+    head = ("PARTICIPANT", "PAYABLE", "RECEIVABLE", "NET", "ORDERS")
+    rows = [
+        (each.participant, each.payable, each.receivable, each.net, each.obligations)
+        for each in found.positions
+    ]
+    verdict = "\n".join(found.faults) or "The report agrees with the orders."
+    named = screens.fields(found, without=("saved_share",))
+    share = f"saved_share  {found.saved_share:.1%}"
+    return f"{named}\n{share}\n\n{screens.table(head, rows, frozenset(head[1:]))}\n\n{verdict}"
 
 
 def _open(path: str, files: ExitStack) -> BinaryIO:

@@ -278,4 +278,5 @@ class Settlement:
 
 def _part(text: str) -> str:
     # What is no id must not name another route, as "." and ".." would.
-    return quote(text, safe="").replace(".", "%2E")
+    quoted = quote(text, safe="")
+    return quoted if quoted.strip(".") else "%20"
