@@ -15,6 +15,7 @@ from finflow.ledger import writer
 from finflow.ledger.writer import LedgerWriter
 from finflow.telemetry import logs
 from oracles.http import Bank, client_of, lifespan, line
+from oracles.tokens import FLAGS
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ async def test_a_failed_write_transaction_is_one_line_with_its_code_and_nothing_
     database_url: str, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "RETRY_FOR_S", 0.0)
-    config = Config.load({"database_url": database_url}, {})
+    config = Config.load({"database_url": database_url, **FLAGS}, {})
     app = build(lambda: services(config))
     async with lifespan(app), client_of(app) as client:
         bank = await Bank(client).found()
@@ -75,7 +76,7 @@ async def test_a_failed_write_transaction_is_one_line_with_its_code_and_nothing_
 async def test_access_lines_are_asked_for_and_name_the_request(
     database_url: str, stream: io.StringIO
 ) -> None:
-    config = Config.load({"database_url": database_url}, {})
+    config = Config.load({"database_url": database_url, **FLAGS}, {})
     for ratio, expected in ((0.0, 0), (1.0, 2)):
         app = build(lambda: services(config), access_ratio=ratio)
         async with lifespan(app), client_of(app) as client:
@@ -87,5 +88,6 @@ async def test_access_lines_are_asked_for_and_name_the_request(
     assert (listed["method"], listed["status"], listed["request_id"]) == ("GET", 200, "seen-1.0")
     assert listed["path"] == listed["route"] == "/v1/tenants"
     assert listed["duration_ms"] > 0
-    assert (missing["status"], missing["route"]) == (404, "/v1/accounts/{account_id}")
+    # The operator has no accounts.
+    assert (missing["status"], missing["route"]) == (403, "/v1/accounts/{account_id}")
     assert len(missing["trace_id"]) == 32

@@ -9,9 +9,9 @@ import pytest
 from finflow.db import measured
 from finflow.db.pool import open_pool
 from finflow.kernel.errors import FinFlowError
-from finflow.ledger import store, writer
+from finflow.ledger import save, writer
 from finflow.telemetry import instruments
-from oracles.service import desk, transfer
+from oracles.service import desk, second_desk, transfer
 
 
 class Growth:
@@ -75,7 +75,7 @@ async def test_writes_that_fail_are_counted_by_what_their_callers_were_told(
         first, second = await found.open(2)
         growth = Growth()
         with monkeypatch.context() as patch:
-            patch.setattr(store, "write", broken)
+            patch.setattr(save, "write_at_once", broken)
             with pytest.raises(FinFlowError, match="internal"):
                 await found.do(transfer(first, second), transfer(first, second))
         assert growth.seen() == {"failed": 2, "failed internal": 1}
@@ -85,8 +85,7 @@ async def test_writes_that_fail_are_counted_by_what_their_callers_were_told(
 async def test_outcomes_that_stay_unknown_are_counted_by_command(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def lost(transaction: Any) -> None:
-        del transaction
+    async def lost(*_: Any) -> None:
         raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
 
     async with desk(database_url) as found:
@@ -94,16 +93,15 @@ async def test_outcomes_that_stay_unknown_are_counted_by_command(
         growth = Growth()
         with monkeypatch.context() as patch:
             patch.setattr(writer, "RETRY_FOR_S", 0.0)
-            patch.setattr(writer.meter, "commit", lost)
+            patch.setattr(save, "write_at_once", lost)
             with pytest.raises(FinFlowError, match="outcome_unknown"):
                 await found.do(*[transfer(first, second)] * 3)
         assert growth.seen() == {"failed": 3, "failed outcome_unknown": 1, "unknown": 3}
 
 
 async def test_two_processes_writers_count_the_batches_that_the_other_voided(database_url: str) -> None:
-    async with desk(database_url) as one, desk(database_url, name="other") as two:
+    async with desk(database_url) as one, second_desk(database_url, one.ledger_id, "other") as two:
         first, second = await one.open(2)
-        two.ledger_id, two.prefix = one.ledger_id, "other"
         growth = Growth()
         for _ in range(20):
             await asyncio.gather(*(each.do(transfer(first, second)) for each in (one, two) for _ in range(3)))
@@ -116,12 +114,12 @@ async def test_commands_in_the_queue_are_a_gauge(database_url: str) -> None:
     async with desk(database_url) as found:
         first, second = await found.open(2)
         waiting = asyncio.create_task(found.do(*[transfer(first, second)] * 7))
-        while not any(each.queued for each in found.service._writers.values()):
+        while not any(each.queued for each in found.ledgers._shared.writers.values()):
             await asyncio.sleep(0)
-        found.service.sample()
+        found.ledgers.sample()
         assert instruments.queued_commands.value == 7
         await waiting
-        found.service.sample()
+        found.ledgers.sample()
         assert instruments.queued_commands.value == 0
 
 

@@ -307,6 +307,10 @@ def test_calls_carry_the_current_span_or_that_of_the_caller_s_own_opentelemetry(
     ("sql", "text", "summary"),
     [
         ("select 1", "select ?", "SELECT"),
+        ("with m as (update heads set seq = $1 returning seq) select seq from m",
+         "with m as (update heads set seq = $1 returning seq) select seq from m", "UPDATE heads"),
+        ("with m as (select * from heads for update) select seq from m",
+         "with m as (select * from heads for update) select seq from m", "SELECT m"),
         ("SELECT  a\n FROM t\tWHERE b = $1", "SELECT a FROM t WHERE b = $1", "SELECT t"),
         ("select * from t where iban = 'it''s' and n > 1.5e3", "select * from t where iban = ? and n > ?",
          "SELECT t"),

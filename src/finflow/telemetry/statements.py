@@ -22,6 +22,7 @@ _QUOTED_OR_COMMENT: Final = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", re.
 _SPACE: Final = re.compile(r"\s+")
 _WORD: Final = re.compile(r"[A-Za-z_][\w.]*|[()]")
 _MAIN: Final = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALUES"})
+_WRITES: Final = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
 _BEFORE_NAME: Final = frozenset({"FROM", "INTO", "UPDATE", "TABLE", "COPY", "JOIN"})
 _NO_NAME: Final = frozenset({"SELECT", "LATERAL", "UNNEST", "ONLY", "SET", "IF", "NOT", "EXISTS"})
 
@@ -60,12 +61,23 @@ def _verb(text: str) -> tuple[str, str]:
     words = [match[0] for match in _WORD.finditer(text)]
     first = words[0].upper() if words else ""
     depth, at = 0, 0
+    if first == "WITH" and (written := _first_write(words)) is not None:
+        # What a statement writes says more of it than what it answers.
+        return words[written].upper(), _target(words[written:], words[written].upper())
     for number, word in enumerate(words):
         depth += (word == "(") - (word == ")")
         if depth == 0 and (first != "WITH" or word.upper() in _MAIN) and word not in "()":
             first, at = word.upper(), number
             break
     return first, _target(words[at:], first)
+
+
+def _first_write(words: list[str]) -> int | None:
+    """Where the first INSERT, UPDATE, DELETE or MERGE stands; FOR UPDATE and DO UPDATE are none."""
+    for number, (before, word) in enumerate(pairwise(words), 1):
+        if word.upper() in _WRITES and before.upper() not in ("FOR", "DO"):
+            return number
+    return None
 
 
 def _target(words: list[str], operation: str) -> str:
