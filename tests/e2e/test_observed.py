@@ -77,7 +77,8 @@ def test_a_request_s_line_leads_to_its_trace_and_a_dead_receiver_does_not_keep_f
             FINFLOW_ACCESS_LOG_RATIO="1", FINFLOW_RELEASE="2026.11.2",
         )  # fmt: skip
         try:
-            get(f"{url}/v1/tenants", **{"X-Request-Id": "find-me"})
+            operator = {"Authorization": f"Bearer {shell.run('token').stdout.strip()}"}
+            get(f"{url}/v1/tenants", **{"X-Request-Id": "find-me"}, **operator)
             line = until(lambda: [each for each in shell.lines() if each.get("request_id") == "find-me"])[0]
             seen = until(lambda: [s for s in receiver.spans if s.trace_id == line["trace_id"]])
             # The schema was migrated by `finflow up` itself, which has traces too.
@@ -85,7 +86,7 @@ def test_a_request_s_line_leads_to_its_trace_and_a_dead_receiver_does_not_keep_f
         finally:
             # From here on the receiver takes connections and never answers.
             receiver.hung = threading.Event()
-            get(f"{url}/v1/tenants")
+            get(f"{url}/v1/tenants", **operator)
             child.terminate()
             assert child.wait(_PATIENCE_S) == 0
     assert (line["logger"], line["message"], line["status"]) == ("finflow.access", "request", 200)

@@ -8,6 +8,9 @@ from typing import Any
 
 import httpx
 
+from oracles.http import bearer
+from oracles.tokens import operator_token, tenant_token
+
 Json = dict[str, Any]
 
 
@@ -65,14 +68,18 @@ def free_port() -> int:
 
 
 async def load_on(client: httpx.AsyncClient, name: str = "Bank") -> Load:
+    """A load on a ledger of its own; from here on the client asks in the name of its tenant."""
+
     async def made(path: str, body: Json) -> Json:
         answer = await client.post(path, json=body)
         assert answer.status_code == 201, answer.text
         found: Json = answer.json()
         return found
 
+    client.headers.update(bearer(operator_token()))
     tenant = await made("/v1/tenants", {"name": name})
-    ledger = await made("/v1/ledgers", {"tenant_id": tenant["tenant_id"], "name": name})
+    client.headers.update(bearer(tenant_token(tenant["tenant_id"])))
+    ledger = await made("/v1/ledgers", {"name": name})
     accounts = [
         await made("/v1/accounts", {"ledger_id": ledger["ledger_id"], "currency": "SGD", "kind": kind})
         for kind in ("asset", "liability")
