@@ -13,6 +13,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TEST_FOLDERS := $(wildcard tests/unit tests/integration tests/migration tests/house)
 BENCHES := $(basename $(notdir $(wildcard bench/ledger.py bench/http.py bench/reads.py \
 	bench/auth.py bench/noisy.py bench/idle.py bench/telemetry.py bench/fx.py bench/settlement.py)))
+# Test files run side by side, one process a core; each file's tests stay in their order.
+JOBS ?= auto
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	pyproject.toml requirements/build.in --extra local --extra otlp --extra fx
@@ -27,7 +29,7 @@ demo: $(VENV)/run.stamp ## Replay a real bank's history over HTTP, check every b
 	@$(BIN)/finflow demo
 
 test: $(VENV)/dev.stamp ## Run the unit, integration, migration and house tests
-	@$(BIN)/python -m pytest -q $(TEST_FOLDERS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(TEST_FOLDERS)
 
 check: lint test ## Lint, then test: what a change must pass
 

@@ -197,6 +197,7 @@ class Broken:
     def __init__(self, error: Exception) -> None:
         self.ledger: Any = self
         self.limits: Any = self
+        self.settlement: Any = self
         self.verifier = verifier()
         self._error = error
 

@@ -150,7 +150,7 @@ async def test_what_the_configuration_does_not_grant_is_not_granted(here: Place)
         {"exp": int(time.time()) - 1},
         {"nbf": int(time.time()) + 600},
     ],
-    ids=str,
+    ids=lambda claims: "-".join(claims),
 )
 async def test_tokens_that_say_something_else_are_refused(here: Place, changes: Json) -> None:
     answer = await here.ask(here.login.token(here.bank.tenant_id, **changes))
