@@ -40,7 +40,7 @@ lint: $(VENV)/dev.stamp ## Check style, format, types and the floors of the hous
 	@$(BIN)/lint-imports
 
 e2e: $(VENV)/dev.stamp ## Run the end-to-end tests: the command, started, killed and started again
-	@$(BIN)/python -m pytest -q tests/e2e
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/e2e
 
 bench: $(VENV)/run.stamp ## Measure what the README promises and keep the results
 	@set -e; for name in $(BENCHES); do $(BIN)/python -m bench.$$name --json --keep; done
