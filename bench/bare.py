@@ -12,8 +12,7 @@ import asyncpg
 
 from finflow import app as root
 from finflow.api import asgi
-from finflow.api.direct import table
-from finflow.api.envelope import DEADLINE_S, Envelope
+from finflow.api.envelope import Envelope
 from finflow.db import measured as pools
 from finflow.ledger import meter
 from finflow.telemetry import logs, vitals
@@ -53,9 +52,9 @@ def bare() -> Envelope:
             asgi._rest_the_collector()
             yield found
 
-    whole = asgi.build(opened)
-    traced: Any = whole._app
-    return Envelope(traced._app._app, DEADLINE_S, table(traced._app._app, asgi.HANDLERS))
+    traced: Any = asgi.build(opened)._app
+    envelope: Envelope = traced._app
+    return envelope
 
 
 application = bare()

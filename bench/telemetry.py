@@ -22,12 +22,11 @@ import psutil
 import uvloop
 
 from bench import tracing
-from bench.ground import median, pool_of, report
-from bench.http import SCRIPT, WORKERS, wrk
+from bench.ground import OUT_OF_REACH, ledgers, median, report, token
+from bench.http import SCRIPT, WORKERS, write_load, wrk
 from bench.ledger import make_ledger
 from finflow.api.asgi import HANDLERS
 from finflow.api.measured import Measured
-from finflow.ledger.service import LedgerService
 from finflow.stack.service import Stack, StackSettings, running
 from finflow.telemetry.collecting import Collector, block_path
 from finflow.telemetry.exposition import pieces
@@ -145,7 +144,7 @@ async def http(rounds: int, seconds: int) -> dict[str, Any]:
         for name, (target, environment) in variants.items():
             settings = StackSettings(
                 data=folder / name, workers=WORKERS, port=0, target=target,
-                environment=environment | {"FINFLOW_DATA": str(folder / name)},
+                environment=OUT_OF_REACH | environment | {"FINFLOW_DATA": str(folder / name)},
             )  # fmt: skip
             stack = await stacks.enter_async_context(running(settings))
             posts[name] = await _poster(stack, folder / f"{name}.accounts")
@@ -158,16 +157,15 @@ async def http(rounds: int, seconds: int) -> dict[str, Any]:
 
 
 async def _poster(stack: Stack, listing: Path) -> Callable[[int, str], Any]:
-    pool = await pool_of(stack.database_url, 2)
-    service = LedgerService(pool)
-    ledger_id, accounts = await make_ledger(service, listing.stem)
-    await service.close()
-    pool.terminate()
-    await asyncio.to_thread(listing.write_text, "\n".join(accounts) + "\n")
+    async with ledgers(stack.database_url, 2) as (service, _):
+        tenant, ledger_id, accounts = await make_ledger(service, listing.stem)
+    bearer = listing.with_suffix(".bearer")
 
     async def post(seconds: int, run: str) -> dict[str, float]:
+        # Fresh for each run: all of them together take longer than a token lives.
+        write_load(listing, accounts, bearer, token(stack, tenant.tenant_id))
         before_s = _cpu_s(stack)
-        found = await wrk(stack.url, SCRIPT, seconds, str(listing), ledger_id, run)
+        found = await wrk(stack.url, SCRIPT, seconds, str(listing), ledger_id, run, str(bearer))
         return found | {"cpu_us": (_cpu_s(stack) - before_s) / found["requests"] * 1e6}
 
     return post
