@@ -255,6 +255,12 @@ async def test_what_passes_by_itself_says_when(
         assert answer.headers.get("retry-after") == retry_after
 
 
+async def test_work_beside_that_fails_while_it_is_stopped_holds_nothing_up() -> None:
+    # The worker of settlement fails at its first step, in the very turn in which the server stops.
+    async with asyncio.timeout(10), broken(RuntimeError()):
+        pass
+
+
 async def test_a_bug_is_a_problem_that_tells_nothing() -> None:
     async with broken(RuntimeError("password=secret")) as client:
         answer = await client.get("/v1/ledgers")

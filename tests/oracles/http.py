@@ -49,7 +49,11 @@ async def lifespan(app: Any) -> AsyncIterator[None]:
 
     async def step(name: str) -> None:
         await to_app.put({"type": f"lifespan.{name}"})
-        answer = await from_app.get()
+        answered = asyncio.create_task(from_app.get())
+        # An application that dies says nothing more.
+        await asyncio.wait({answered, running}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        assert answered.done(), running
+        answer = answered.result()
         assert answer["type"] == f"lifespan.{name}.complete", answer
 
     await step("startup")

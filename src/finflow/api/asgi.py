@@ -6,7 +6,7 @@
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
@@ -38,7 +38,6 @@ from finflow.api.measured import Measured
 from finflow.api.problems import on_error
 from finflow.api.state import Services
 from finflow.api.traced import Traced
-from finflow.ledger.service import LedgerService
 from finflow.settlement.worker import Worker
 from finflow.telemetry.exposition import Exposition
 
@@ -134,9 +133,15 @@ def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsync
         async with open_services() as services:
             state.put(app, services)
             beside = [
-                asyncio.create_task(_sweep(services.ledger), name="sweep-expired-holds"),
+                asyncio.create_task(
+                    _keep("the sweep of expired holds", services.ledger.sweep, SWEEP_AGAIN_S),
+                    name="sweep-expired-holds",
+                ),
                 asyncio.create_task(services.limits.watch(), name="watch-limits"),
-                asyncio.create_task(_settle(Worker(services.settlement, poll_s=POLL_S)), name="settle"),
+                asyncio.create_task(
+                    _keep("settlement", Worker(services.settlement, poll_s=POLL_S).run, SETTLE_AGAIN_S),
+                    name="settle",
+                ),
             ]
             try:
                 yield
@@ -148,24 +153,21 @@ def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsync
     return lifespan
 
 
-async def _sweep(ledger: LedgerService) -> None:
-    """Release expired holds until cancelled, whatever a single sweep runs into."""
-    while True:
+async def _keep(name: str, work: Callable[[], Awaitable[None]], again_in_s: float) -> None:
+    """Do this again and again until cancelled, whatever it runs into."""
+    while not _cancelled():
         try:
-            await ledger.sweep()
+            await work()
         except Exception:
-            log.exception("the sweep of expired holds broke off", extra={"again_in_s": SWEEP_AGAIN_S})
-        await asyncio.sleep(SWEEP_AGAIN_S)
+            log.exception("%s broke off", name, extra={"again_in_s": again_in_s})
+        if not _cancelled():
+            await asyncio.sleep(again_in_s)
 
 
-async def _settle(worker: Worker) -> None:
-    """Drive settlement until cancelled; leases let another worker go on with whatever this one leaves."""
-    while True:
-        try:
-            await worker.run()
-        except Exception:
-            log.exception("the settlement worker broke off", extra={"again_in_s": SETTLE_AGAIN_S})
-        await asyncio.sleep(SETTLE_AGAIN_S)
+def _cancelled() -> bool:
+    """Whether this task has been asked to stop: a task group that fails at that very moment swallows it."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def from_environment() -> Measured:

@@ -14,6 +14,7 @@ from finflow.api.schemas import NoQuery
 from finflow.api.settlement_schemas import (
     CyclePage,
     CyclesQuery,
+    CycleStep,
     NewOrder,
     NewOrders,
     OrderMember,
@@ -34,6 +35,7 @@ from finflow.settlement.views import CycleView, OrderView, ParticipantView, Repo
 _PARTICIPANT: Final = Body(ParticipantDraft)
 _ORDER: Final = Body(NewOrder)
 _ORDERS: Final = Body(NewOrders, BATCH_BODY_LIMIT)
+_STEP: Final = Body(CycleStep, optional=True)
 _PARTICIPANTS: Final = Query(ParticipantsQuery)
 _ORDER_PAGE: Final = Query(OrdersQuery)
 _CYCLE_PAGE: Final = Query(CyclesQuery)
@@ -156,20 +158,27 @@ async def read_report(request: HttpRequest, cycle_id: FromPath[str]) -> Answer:
 @post(
     "/v1/settlement/cycles/{cycle_id:str}/run",
     status_code=200,
-    opt={"scope": "settlement:write", "gives": CycleView, "codes": ("cycle_not_due",)},
+    opt={"scope": "settlement:write", "takes": CycleStep, "gives": CycleView, "codes": ("cycle_not_due",)},
     summary="Have a cycle whose cut-off is over go on now",
 )
 async def run_cycle(request: HttpRequest, cycle_id: FromPath[str]) -> Answer:
+    await _STEP.read(request)
     return ok(await settlement_of(request).run(cycle_id))
 
 
 @post(
     "/v1/settlement/cycles/{cycle_id:str}/retry",
     status_code=200,
-    opt={"scope": "settlement:write", "gives": CycleView, "codes": ("cycle_step_refused",)},
+    opt={
+        "scope": "settlement:write",
+        "takes": CycleStep,
+        "gives": CycleView,
+        "codes": ("cycle_step_refused",),
+    },
     summary="Have a failed cycle submitted again now",
 )
 async def retry_cycle(request: HttpRequest, cycle_id: FromPath[str]) -> Answer:
+    await _STEP.read(request)
     return ok(await settlement_of(request).resubmit(cycle_id))
 
 

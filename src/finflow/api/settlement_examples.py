@@ -7,6 +7,7 @@ import msgspec
 
 from finflow.api.settlement_schemas import (
     CyclePage,
+    CycleStep,
     NewOrder,
     NewOrders,
     OrderMember,
@@ -69,6 +70,7 @@ SETTLEMENT_VALUES: Final[tuple[msgspec.Struct, ...]] = (
     OrderPage([_ORDER_VIEW], None),
     _CYCLE_VIEW,
     CyclePage([_CYCLE_VIEW], None),
+    CycleStep(),
     ReportView(
         _CYCLE, "SGD", _DIGEST, 1, "12.50", "12.50", "0.00", 0.0,
         [

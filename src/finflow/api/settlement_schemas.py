@@ -116,6 +116,10 @@ class OrdersQuery(PageQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     cycle_id: str | None = None
 
 
+class CycleStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Having a cycle go on takes nothing but its id."""
+
+
 class CyclesQuery(PageQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A ledger's cycles in the order of their opening."""
 
