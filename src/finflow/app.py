@@ -259,6 +259,7 @@ async def services(config: Config) -> AsyncIterator[Services]:
             fx = FxService(pool, reading=readers.entered)
             settlement = SettlementService(pool, ledger, rails=rails(config.rails_folder))
             limits = LimitService(pool, buckets, default, config.unverified_per_s)
+            await limits.followed()
             async with identified(config, pool) as identity, watched(ledger.sample, sample):
                 yield Services(pool, ledger, fx, settlement, limits, identity)
             await ledger.close()

@@ -159,15 +159,18 @@ class LimitService:
     async def watch(self) -> None:
         """Follow the changes that are made anywhere, until cancelled."""
         while True:
-            try:
-                await self.refresh()
-            except Exception as error:
-                # What was known goes on counting; a schema that is older than this release has no limits.
-                log.warning(
-                    "limits were not read", extra={"error": repr(error), "again_in_s": REFRESH_AGAIN_S}
-                )
-                await asyncio.sleep(REFRESH_AGAIN_S)
-            await asyncio.sleep(REFRESH_S)
+            followed = await self.followed()
+            await asyncio.sleep(REFRESH_S if followed else REFRESH_AGAIN_S)
+
+    async def followed(self) -> bool:
+        """`refresh`, whatever it runs into; asked before the first request, so that none slips through."""
+        try:
+            await self.refresh()
+        except Exception as error:
+            # What was known goes on counting; a schema that is older than this release has no limits.
+            log.warning("limits were not read", extra={"error": repr(error), "again_in_s": REFRESH_AGAIN_S})
+            return False
+        return True
 
     async def refresh(self) -> None:
         """Let count what was changed since the last time."""
