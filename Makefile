@@ -17,7 +17,7 @@ BENCHES := $(basename $(notdir $(wildcard bench/ledger.py bench/http.py bench/re
 JOBS ?= auto
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-	pyproject.toml requirements/build.in --extra local --extra otlp --extra fx
+	pyproject.toml requirements/build.in --extra local --extra otlp --extra fx --extra schema --extra aws
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint e2e bench bench-short docs lock clean

@@ -1,4 +1,4 @@
-"""Every setting: its name, its meaning, its default, and how its text is read. app.py reads them."""
+"""Every setting: its name, its meaning, its default, and how its text is read. app reads them."""
 
 import os
 import re

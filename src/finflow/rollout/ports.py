@@ -110,3 +110,23 @@ class Check(Protocol):
 
     async def judge(self) -> Judgement:
         """Look now. Never raises: a check that cannot look says ERROR."""
+
+
+class Served(msgspec.Struct, frozen=True):
+    """One request that an ingress has answered: when (Unix seconds), by which side, for whom, how.
+
+    `customer` is a digest of the customer key, empty where the request had none.
+    """
+
+    at_s: float
+    side: Side
+    customer: str
+    status: int
+    duration_s: float
+
+
+class TrafficLog(Protocol):
+    """What an ingress remembers of each request. It works for services that measure nothing themselves."""
+
+    async def fresh(self) -> Sequence[Served]:
+        """What was answered since the last call, oldest first; nothing twice. Raises source_unreachable."""
