@@ -4,7 +4,8 @@
 validated against its schema, turned into typed values, checked for contradictions and for duplicates; the
 share of each is measured in the same run. Netting includes the report and its digest; checking the report
 against the obligations is timed beside it. `cycle_100k_s` is a whole cycle on a durable server: 100,000
-orders from acceptance in batches to settled; short runs scale it up from fewer orders.
+orders from acceptance in batches to settled; short runs scale it up from fewer orders. Audits are asked over
+HTTP by wrk: see bench/audits.py.
 """
 
 import sys
@@ -17,6 +18,7 @@ import argparse
 import asyncio
 import io
 import random
+import shutil
 import time
 import uuid
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench import audits
 from bench.ground import durable_database, ledgers, median, report
 from finflow.settlement import duplicates
 from finflow.settlement.duplicates import MessageKey, Seen
@@ -199,6 +202,10 @@ def main() -> None:
     options = parser.parse_args()
     figures = measure(*((200, 10_000) if options.short else (5_000, 100_000)))
     figures |= asyncio.run(settle_cycle(10_000 if options.short else 100_000))
+    if shutil.which("wrk") is None:
+        figures["audits_skipped"] = "wrk is not installed"
+    else:
+        figures |= asyncio.run(audits.measure(*((2_000, 3) if options.short else (1_000_000, 15))))
     report("settlement", figures, seed=SEED, as_json=options.json, keep=options.keep)
 
 

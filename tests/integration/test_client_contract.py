@@ -243,6 +243,9 @@ async def settling(api: Client, ledger_id: str) -> None:
     assert [(await room.read_order(each)).status for each in (taken.order_id, gross.order_id or "")] == [
         "held", "settled",
     ]  # fmt: skip
+    seen = await room.audit(taken.order_id)
+    assert (seen.order, seen.cycle and seen.cycle.cycle_id) == (taken, taken.cycle_id)
+    assert [(each.kind, each.transaction_id) for each in seen.transactions] == [("hold", taken.paid_by)]
     listed = [each.order_id async for each in room.orders(ledger_id, page_size=1)]
     assert listed == [taken.order_id, gross.order_id]
     in_cycle = [each async for each in room.orders(ledger_id, cycle_id=taken.cycle_id)]
@@ -255,6 +258,7 @@ async def settling(api: Client, ledger_id: str) -> None:
         (room.retry(cycle.cycle_id), "cycle_step_refused"),
         (room.report(cycle.cycle_id), "cycle_not_netted"),
         (room.read_order(".."), "order_unknown"),
+        (room.audit(".."), "order_unknown"),
     ):
         with pytest.raises(FinFlowError) as caught:
             await refused

@@ -28,6 +28,7 @@ from finflow.api.settlement_schemas import (
 )
 from finflow.api.state import settlement_of
 from finflow.kernel.errors import FinFlowError
+from finflow.settlement.audits import AuditView
 from finflow.settlement.orders import MAX_ORDERS
 from finflow.settlement.service import Outcome
 from finflow.settlement.views import CycleView, OrderView, ParticipantView, ReportView
@@ -125,6 +126,16 @@ async def read_order(request: HttpRequest, order_id: FromPath[str]) -> Answer:
 
 
 @get(
+    "/v1/settlement/orders/{order_id:str}/audit",
+    opt={"scope": "settlement:read", "gives": AuditView},
+    summary="Read everything about a payment order: transactions, entries, cycle, messages, returns",
+)
+async def audit_order(request: HttpRequest, order_id: FromPath[str]) -> Answer:
+    _NOTHING.read(request)
+    return ok(await settlement_of(request).audit(order_id))
+
+
+@get(
     "/v1/settlement/cycles",
     opt={"scope": "settlement:read", "query": CyclesQuery, "gives": CyclePage},
     summary="List a ledger's settlement cycles",
@@ -189,6 +200,7 @@ HANDLERS: Final = (
     give_orders,
     list_orders,
     read_order,
+    audit_order,
     list_cycles,
     read_cycle,
     read_report,

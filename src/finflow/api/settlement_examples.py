@@ -19,6 +19,12 @@ from finflow.api.settlement_schemas import (
 )
 from finflow.kernel import ids
 from finflow.kernel.clock import to_micros
+from finflow.settlement.audits import (
+    AuditCycle,
+    AuditEntry,
+    AuditTransaction,
+    AuditView,
+)
 from finflow.settlement.views import (
     CycleView,
     NetPositionView,
@@ -68,6 +74,24 @@ SETTLEMENT_VALUES: Final[tuple[msgspec.Struct, ...]] = (
     OrderResults(1, 0, [OrderResult("INV-2026-0001", _ORDER, _CYCLE, None, None)]),
     _ORDER_VIEW,
     OrderPage([_ORDER_VIEW], None),
+    AuditView(
+        _ORDER_VIEW, "Invoice 1", None,
+        [
+            AuditTransaction(
+                ids.mint("txn", _MICROS, 1, 11), _LEDGER, 11, "hold", _AT, None,
+                [
+                    AuditEntry(_POSITION, "debit", "0.00", "12.50", 4, "100.00"),
+                    AuditEntry(_PAYEE, "credit", "0.00", "12.50", 2, "7.00"),
+                ],
+            )
+        ],
+        AuditCycle(
+            _CYCLE, "netted", date(2026, 11, 23), _CUT_OFF, list(_CYCLE_VIEW.steps),
+            [NetPositionView("ALFA", "12.50", "0.00", "-12.50", 1)], [], None,
+        ),
+        [],
+        None,
+    ),
     _CYCLE_VIEW,
     CyclePage([_CYCLE_VIEW], None),
     CycleStep(),

@@ -17,6 +17,7 @@ from finflow.kernel.errors import EXIT_DONE, EXIT_NO, FinFlowError
 if TYPE_CHECKING:
     from finflow.client.service import Client
     from finflow.client.settlement import Cycle, Report
+    from finflow.client.settlement_audit import Audit
     from finflow.settlement.iso20022.summary import Summary
     from finflow.settlement.netting import NettingReport, Obligation
 
@@ -182,14 +183,28 @@ def list_(ledger_id: str, limit: int, **where: Any) -> int:
 
 @settlement.command
 @_cycle
-@click.option("--report", is_flag=True, help="Show the netting report instead; exit 1 if it is not sound.")
 @api_options
-def show(cycle_id: str, report: bool, **where: Any) -> int:
+def show(cycle_id: str, **where: Any) -> int:
     """Show a cycle: its timeline, what rails were sent, and when it goes on."""
-    if report:
-        found = ask(where, lambda api: api.settlement.report(cycle_id), _report)
-        return EXIT_NO if found.faults else EXIT_DONE
     ask(where, lambda api: api.settlement.cycle(cycle_id), _timeline)
+    return EXIT_DONE
+
+
+@settlement.command
+@_cycle
+@api_options
+def report(cycle_id: str, **where: Any) -> int:
+    """Show a cycle's netting report, recounted from its orders; exit 1 if it is not sound."""
+    found = ask(where, lambda api: api.settlement.report(cycle_id), _report)
+    return EXIT_NO if found.faults else EXIT_DONE
+
+
+@settlement.command
+@click.argument("order_id", metavar="ORDER")
+@api_options
+def audit(order_id: str, **where: Any) -> int:
+    """Show everything about one order: transactions, entries, cycle, messages, returns."""
+    ask(where, lambda api: api.settlement.audit(order_id), _audit)
     return EXIT_DONE
 
 
@@ -245,6 +260,33 @@ def _report(found: "Report") -> str:
     named = screens.fields(found, without=("saved_share",))
     share = f"saved_share  {found.saved_share:.1%}"
     return f"{named}\n{share}\n\n{screens.table(head, rows, frozenset(head[1:]))}\n\n{verdict}"
+
+
+def _audit(found: "Audit") -> str:
+    parts = [screens.fields(found.order), _booked(found)]
+    if found.cycle:
+        steps = [(each.action, each.at, each.attempt or None, each.evidence) for each in found.cycle.steps]
+        timeline = screens.table(("STEP", "AT", "ATTEMPT", "RESTS ON"), steps)
+        parts.append(f"{found.cycle.cycle_id} is {found.cycle.state}.\n{timeline}")
+    if found.messages:
+        sent = [(each.direction, each.kind, each.message_id, each.at, each.digest) for each in found.messages]
+        parts.append(screens.table(("MESSAGE", "KIND", "ID", "AT", "SHA-256"), sent))
+    if found.returned:
+        parts.append(f"It comes back, says {found.returned.source}: {found.returned.reason}")
+    return "\n\n".join(parts)
+
+
+def _booked(found: "Audit") -> str:
+    """A line for each entry, and one for a transaction that was refused and has none."""
+    head = ("TRANSACTION", "AT", "CODE", "ACCOUNT", "DIRECTION", "AMOUNT", "HELD", "BALANCE")
+    rows: list[tuple[object, ...]] = []
+    for booked in found.transactions:
+        named = (booked.kind, booked.recorded_at, booked.code)
+        lines: list[tuple[object, ...]] = [
+            (e.account_id, e.direction, e.amount, e.held, e.balance) for e in booked.entries
+        ]
+        rows += [(*named, *line) for line in lines or [(None,) * 5]]
+    return screens.table(head, rows, frozenset(head[5:]))
 
 
 def _open(path: str, files: ExitStack) -> BinaryIO:

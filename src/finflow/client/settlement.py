@@ -10,6 +10,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from finflow.client.service import Client
+    from finflow.client.settlement_audit import Audit
 
 T = TypeVar("T")
 
@@ -244,6 +245,12 @@ class Settlement:
     async def read_order(self, order_id: str) -> PaymentOrder:
         """An order and what became of it. Raises order_unknown."""
         return await self._client._send(PaymentOrder, "GET", f"/v1/settlement/orders/{_part(order_id)}")
+
+    async def audit(self, order_id: str) -> "Audit":
+        """Everything about an order, by one request. Raises order_unknown."""
+        from finflow.client.settlement_audit import Audit  # here, because its shapes are made of these
+
+        return await self._client._send(Audit, "GET", f"/v1/settlement/orders/{_part(order_id)}/audit")
 
     async def cycles(self, ledger_id: str, *, page_size: int = PAGE) -> AsyncIterator[Cycle]:
         """Every cycle of a ledger in the order of their opening, read in pages."""

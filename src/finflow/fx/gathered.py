@@ -1,16 +1,12 @@
-"""One statement for all who ask at once, as group commit does for writers.
+"""The statements of foreign exchange that many ask at once: one statement answers all of them."""
 
-A request for a quote or a conversion needs one row; hundreds at a time would keep hundreds waiting for a
-connection, the ledger's writer among them. Here, whatever is asked while a statement runs is in the next.
-"""
-
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 
+from finflow.db.gathering import Gathering
 from finflow.db.pool import acquired
 from finflow.fx import model, store
 from finflow.fx.model import Known
@@ -23,49 +19,9 @@ from finflow.ledger.views import LedgerView
 if TYPE_CHECKING:
     from finflow.db.pool import PoolConnection
 
-K = TypeVar("K")
-V = TypeVar("V")
-
-MAX_AT_ONCE: Final = 1_000
-MAX_WAITING: Final = 20_000
-
 # Lends a connection that sees one ledger, by the numbers of its tenant and its own.
 Reading = Callable[[int, int], "AbstractAsyncContextManager[PoolConnection]"]
 Newest = dict[tuple[str, str], Known]
-
-
-class Gathering(Generic[K, V]):
-    """Answers single questions by a function that answers many: one value for each, in their order."""
-
-    def __init__(self, answer: Callable[[Sequence[K]], Awaitable[Sequence[V]]]) -> None:
-        self._answer = answer
-        self._waiting: list[tuple[K, asyncio.Future[V]]] = []
-        self._task: asyncio.Task[None] | None = None
-
-    async def ask(self, question: K) -> V:
-        """Raises what the function raises, to everybody whom it was asked for; and overloaded."""
-        if len(self._waiting) >= MAX_WAITING:
-            raise FinFlowError("overloaded", f"{len(self._waiting)} questions wait")
-        reply: asyncio.Future[V] = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, reply))
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
-        return await reply
-
-    async def _run(self) -> None:
-        while self._waiting:
-            asked, self._waiting = self._waiting[:MAX_AT_ONCE], self._waiting[MAX_AT_ONCE:]
-            try:
-                answers = await self._answer([question for question, _ in asked])
-            except Exception as error:  # noqa: BLE001,RUF100 - whoever asked gets it, and this must go on
-                for _, reply in asked:
-                    if not reply.done():
-                        reply.set_exception(error)
-                continue
-            for (_, reply), answer in zip(asked, answers, strict=True):
-                # Whoever gave up meanwhile is not told.
-                if not reply.done():
-                    reply.set_result(answer)
 
 
 class RatesNow(NamedTuple):

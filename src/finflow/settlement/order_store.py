@@ -115,7 +115,8 @@ case when j.seq is null then 'received' when j.code is not null then 'refused'
      when r.kind is null then 'held' when r.kind = 'capture' and z.seq is not null then 'returned'
      when r.kind = 'capture' then 'settled' else 'voided' end
 """
-_VIEWS: Final = f"""
+_IN_ORDER: Final = " order by o.order_no"
+VIEWS: Final = f"""
 select o.*, {_STATUS} as status, coalesce(j.code, p.code) as code, j.seq as pay_seq,
        j.recorded_at as pay_at, r.seq as end_seq, r.recorded_at as end_at, z.seq as return_seq,
        z.recorded_at as return_at, a.created_at as payer_at, b.created_at as payee_at,
@@ -126,22 +127,34 @@ select o.*, {_STATUS} as status, coalesce(j.code, p.code) as code, j.seq as pay_
       select seq, recorded_at from journal
        where ledger_no = o.ledger_no and target = r.seq and code is null offset 0
   ) z on true
-  join accounts a on a.ledger_no = o.ledger_no and a.account_no = o.payer_account
-  join accounts b on b.ledger_no = o.ledger_no and b.account_no = o.payee_account
+  cross join lateral (
+      select created_at from accounts where ledger_no = o.ledger_no and account_no = o.payer_account offset 0
+  ) a
+  cross join lateral (
+      select created_at from accounts where ledger_no = o.ledger_no and account_no = o.payee_account offset 0
+  ) b
   join settlement_participants x on x.ledger_no = o.ledger_no and x.participant_no = o.payer_no
   join settlement_participants y on y.ledger_no = o.ledger_no and y.participant_no = o.payee_no
   left join settlement_cycles c on c.ledger_no = o.ledger_no and c.cycle_no = o.cycle_no
- order by o.order_no
 """  # noqa: S608 # constants of this file
-_BY_NUMBER: Final = _VIEWS.format(
-    orders="select * from settlement_orders where ledger_no = $1 and order_no = any($2::bigint[])"
+_BY_NUMBER: Final = (
+    VIEWS.format(
+        orders="select * from settlement_orders where ledger_no = $1 and order_no = any($2::bigint[])"
+    )
+    + _IN_ORDER
 )
-_PAGE: Final = _VIEWS.format(
-    orders="select * from settlement_orders where ledger_no = $1 and order_no > $2 order by order_no limit $3"
+_PAGE: Final = (
+    VIEWS.format(
+        orders="select * from settlement_orders where ledger_no = $1 and order_no > $2 order by order_no limit $3"
+    )
+    + _IN_ORDER
 )
-_PAGE_OF_CYCLE: Final = _VIEWS.format(
-    orders="""select * from settlement_orders
+_PAGE_OF_CYCLE: Final = (
+    VIEWS.format(
+        orders="""select * from settlement_orders
      where ledger_no = $1 and order_no > $2 and cycle_no = $4 order by order_no limit $3"""
+    )
+    + _IN_ORDER
 )
 _BY_UETR: Final = """
 select order_no, uetr::text as uetr, amount_minor, currency from settlement_orders

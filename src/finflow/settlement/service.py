@@ -7,14 +7,24 @@ worker (worker.py); whatever a caller can hurry here, the worker would do by its
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from finflow.db.gathering import Gathering
 from finflow.db.pool import acquired
 from finflow.kernel import ids
 from finflow.kernel.clock import Clock, system_clock, to_datetime, to_micros
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.lists import Page, Span
 from finflow.ledger.service import LedgerService
-from finflow.settlement import cycle_store, mirrors, order_store, participant_store, views, work_store
+from finflow.settlement import (
+    audit_store,
+    cycle_store,
+    mirrors,
+    order_store,
+    participant_store,
+    views,
+    work_store,
+)
 from finflow.settlement.acceptance import LEASE_S, Acceptance, Outcome
+from finflow.settlement.audits import AuditView, show_audit
 from finflow.settlement.books import EveryLedger, Ledgers
 from finflow.settlement.calendars import CutOff, business_days
 from finflow.settlement.cycle_store import CycleRow
@@ -30,6 +40,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 MAX_REASON: Final = 140
+AUDITS_AT_ONCE: Final = 64
 
 
 class SettlementService:
@@ -57,10 +68,15 @@ class SettlementService:
         self.submitter = Submitter(pool, rails or {}, clock, reached)
         self.steps = Steps(pool, self.acceptance, self.submitter, ledgers, clock, reached)
         self.returns = Returns(pool, self.acceptance, ledgers, clock)
+        self.audits = Gathering(self._read_audits, AUDITS_AT_ONCE)
 
     def of(self, ledgers: Ledgers) -> "Settlement":
         """Settlement on these ledgers, and on no others."""
         return Settlement(self, ledgers)
+
+    async def _read_audits(self, wanted: Sequence[tuple[int, int]]) -> list[order_store.OrderRow | None]:
+        async with acquired(self.pool) as connection:
+            return await audit_store.read_audits(connection, wanted)
 
 
 class Settlement:
@@ -117,6 +133,18 @@ class Settlement:
         shown = views.show_order(found[0], ledger_id) if found else None
         # The number alone could be guessed; the whole id was given to somebody.
         if shown is None or shown.order_id != order_id:
+            raise FinFlowError("order_unknown", f"no order {order_id[:40]!r}")
+        return shown
+
+    async def audit(self, order_id: str) -> AuditView:
+        """Everything about an order, by one statement, shared with whoever asks meanwhile.
+
+        Raises order_unknown and overloaded.
+        """
+        ledger_id, ledger_no, number = await self._place("ord", order_id, "order_unknown")
+        found = await self._room.audits.ask((ledger_no, number))
+        shown = None if found is None else show_audit(found, ledger_id)
+        if shown is None or shown.order.order_id != order_id:
             raise FinFlowError("order_unknown", f"no order {order_id[:40]!r}")
         return shown
 

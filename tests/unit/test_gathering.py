@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from finflow.fx import gathered
-from finflow.fx.gathered import Gathering
+from finflow.db import gathering as room
+from finflow.db.gathering import Gathering
 from finflow.kernel.errors import FinFlowError
 
 
@@ -68,7 +68,7 @@ async def test_who_gives_up_takes_nobody_along() -> None:
 
 
 async def test_no_more_wait_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gathered, "MAX_WAITING", 2)
+    monkeypatch.setattr(room, "MAX_WAITING", 2)
     double = Doubler()
     gathering = Gathering(double)
     tasks = await asking(gathering, 1)
@@ -80,10 +80,9 @@ async def test_no_more_wait_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcomes[3].kind.code == "overloaded"
 
 
-async def test_no_statement_is_larger_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gathered, "MAX_AT_ONCE", 3)
+async def test_no_statement_is_larger_than_may_be() -> None:
     double = Doubler()
     double.gate.set()
-    gathering = Gathering(double)
+    gathering = Gathering(double, at_once=3)
     assert await asyncio.gather(*(gathering.ask(each) for each in range(8))) == list(range(0, 16, 2))
     assert max(len(asked) for asked in double.rounds) == 3

@@ -1,0 +1,128 @@
+"""SQL of settlement audits: everything about orders by one statement, whatever tables it lies in.
+
+One statement serves one audit or hundreds. Its parts are found by keys: an order's transactions by the keys
+that settlement gives them and by what they resolved, their entries by the legs that the journal names.
+OFFSET 0 leaves the planner nothing but to look each row up, however small it thinks a table is.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from finflow.ledger.store import Connection
+from finflow.settlement.order_store import VIEWS, OrderRow
+
+# What stands under the journal's `legs`: pairs of a 4-byte account number and an 8-byte version.
+_LEG: Final = """
+generate_series(0, coalesce(length(b.legs), 0) / 12 - 1) as place
+cross join lateral (
+    select ('x' || encode(substr(b.legs, place * 12 + 1, 4), 'hex'))::bit(32)::integer as account_no,
+           ('x' || encode(substr(b.legs, place * 12 + 5, 8), 'hex'))::bit(64)::bigint as version offset 0
+) leg
+"""
+_JOURNAL: Final = "select ledger_no, seq, recorded_at, kind, code, legs from journal"
+# Which order it belongs to, then the journal row. `part` is where the rows of one step come from.
+_STEP: Final = """
+select p.home_no, p.order_no, j.* from {part} p cross join lateral ({journal} where {found} offset 0) j
+"""
+_BY_KEY: Final = "ledger_no = p.ledger_no and key = p.key || '{suffix}'"
+_RESOLVED: Final = "ledger_no = p.ledger_no and target = p.seq and code is null"
+
+
+def _step(part: str, found: str) -> str:
+    return _STEP.format(part=part, journal=_JOURNAL, found=found)
+
+
+_ENTRIES: Final = f"""
+select json_agg(json_build_object(
+           'account_no', n.account_no, 'created_at', a.created_at, 'currency', a.currency,
+           'exponent', a.exponent, 'normal', a.normal, 'version', n.version, 'amount', n.amount,
+           'held', n.held, 'posted', n.posted_debits - n.posted_credits) order by place) as rows
+  from {_LEG}
+ cross join lateral (
+     select * from entries where ledger_no = b.ledger_no and account_no = leg.account_no
+        and version = leg.version offset 0) n
+ cross join lateral (
+     select * from accounts where ledger_no = b.ledger_no and account_no = leg.account_no offset 0) a
+"""  # noqa: S608 # constants of this file
+_STEPS: Final = """
+select json_agg(json_build_object('action', s.action, 'at', s.at, 'evidence', s.evidence,
+                                  'attempt', s.attempt) order by s.step_no)
+  from settlement_steps s where s.ledger_no = o.ledger_no and s.cycle_no = o.cycle_no
+"""
+_POSITIONS: Final = """
+select json_agg(json_build_object(
+           'participant', case p.participant_no when o.payer_no then o.payer else o.payee end,
+           'payable', p.payable_minor, 'receivable', p.receivable_minor,
+           'net', p.net_minor, 'obligations', p.obligations) order by p.participant_no)
+  from settlement_positions p
+ where p.ledger_no = o.ledger_no and p.cycle_no = o.cycle_no and p.participant_no in (o.payer_no, o.payee_no)
+"""
+_SUBMISSIONS: Final = """
+select json_agg(json_build_object(
+           'attempt', s.attempt, 'rail', case s.participant_no when 0 then 'ledger' else o.payee end,
+           'message_id', s.message_id, 'orders', s.orders, 'sent_at', s.sent_at, 'verdict', a.verdict,
+           'detail', a.detail) order by s.attempt, s.participant_no)
+  from settlement_submissions s
+  left join settlement_answers a using (ledger_no, cycle_no, attempt, participant_no)
+ where s.ledger_no = o.ledger_no and s.cycle_no = o.cycle_no and s.participant_no in (0, o.payee_no)
+"""
+_MESSAGES: Final = """
+select json_agg(json_build_object(
+           'direction', m.direction, 'kind', m.kind, 'sender', m.sender, 'message_id', m.message_id,
+           'at', m.at, 'digest', encode(m.digest, 'hex')) order by m.message_no)
+  from settlement_submissions s cross join lateral (
+      select * from settlement_messages
+       where ledger_no = s.ledger_no and message_id = s.message_id and direction = 'out' offset 0) m
+ where s.ledger_no = o.ledger_no and s.cycle_no = o.cycle_no and s.participant_no = o.payee_no
+"""
+_RETURN: Final = """
+select json_build_object('at', r.at, 'reason', r.reason, 'source', r.source)
+  from settlement_returns r where r.ledger_no = o.ledger_no and r.order_no = o.order_no
+"""
+_ORDERS: Final = VIEWS.format(
+    orders="""
+    select found.* from unnest($1::integer[], $2::bigint[]) as wanted (ledger_no, order_no)
+     cross join lateral (
+         select * from settlement_orders
+          where ledger_no = wanted.ledger_no and order_no = wanted.order_no offset 0) found"""
+)
+_AUDITS: Final = f"""
+with o as materialized ({_ORDERS}),
+places as (
+    select o.ledger_no as home_no, o.order_no, l.ledger_no,
+           '§order:' || o.ledger_no || '.' || o.order_no as key
+      from o cross join lateral (values (o.ledger_no), (o.peer_ledger_no)) l (ledger_no)
+     where l.ledger_no is not null
+),
+paid as materialized ({_step("places", _BY_KEY.format(suffix=":pay"))}),
+ended as materialized ({_step("paid", _RESOLVED)}),
+booked as (
+    select * from paid union all select * from ended union all {_step("ended", _RESOLVED)}
+     union all {_step("places", _BY_KEY.format(suffix=":unwind"))}
+),
+transactions as (
+    select b.home_no, b.order_no, json_agg(json_build_object(
+               'ledger_no', b.ledger_no, 'seq', b.seq, 'recorded_at', b.recorded_at, 'kind', b.kind,
+               'code', b.code, 'entries', e.rows) order by b.recorded_at, b.ledger_no, b.seq) as rows
+      from booked b left join lateral ({_ENTRIES}) e on true
+     group by b.home_no, b.order_no
+)
+select o.*, t.rows as transactions, ({_STEPS}) as steps, ({_POSITIONS}) as positions,
+       ({_SUBMISSIONS}) as submissions, ({_MESSAGES}) as messages, ({_RETURN}) as returned,
+       c.value_date, c.cut_off_at, p.created_at as peer_ledger_at, w.due_at as work_due_at,
+       w.failures as work_failures, w.last_error as work_error
+  from o
+  left join transactions t on t.home_no = o.ledger_no and t.order_no = o.order_no
+  left join settlement_cycles c on c.ledger_no = o.ledger_no and c.cycle_no = o.cycle_no
+  left join ledgers p on p.ledger_no = o.peer_ledger_no
+  left join settlement_work w
+    on w.ledger_no = o.ledger_no and w.kind = 'cycle' and w.number = o.cycle_no
+"""  # noqa: S608 # constants of this file
+
+
+async def read_audits(connection: Connection, wanted: Sequence[tuple[int, int]]) -> list[OrderRow | None]:
+    """Orders by ledger and number, what became of them, and their parts as JSON texts; None if unknown."""
+    ledger_nos, order_nos = [place[0] for place in wanted], [place[1] for place in wanted]
+    rows = await connection.fetch(_AUDITS, ledger_nos, order_nos)
+    found = {(row["ledger_no"], row["order_no"]): OrderRow(row, row["status"]) for row in rows}
+    return [found.get(place) for place in wanted]

@@ -1,0 +1,196 @@
+"""A settlement audit as callers see it: one order with everything that it touched, by one round trip."""
+
+import datetime as dt
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from finflow.kernel import ids, money
+from finflow.kernel.clock import to_micros
+from finflow.settlement.model import TRANSITIONS, State
+from finflow.settlement.order_store import OrderRow
+from finflow.settlement.orders import Creditor, Details, cycle_id
+from finflow.settlement.views import (
+    NetPositionView,
+    OrderView,
+    PendingWork,
+    StepView,
+    SubmissionView,
+    show_order,
+)
+
+T = TypeVar("T")
+
+
+class AuditEntry(msgspec.Struct, frozen=True):
+    """One line of a transaction; `balance` is the account's after it, `held` is pending or released."""
+
+    account_id: str
+    direction: str
+    amount: str
+    held: str
+    version: int
+    balance: str
+
+
+class AuditTransaction(msgspec.Struct, frozen=True):
+    """A transaction of an order, on its own ledger or on the payee's; `code` says why it was refused."""
+
+    transaction_id: str | None
+    ledger_id: str
+    seq: int
+    kind: str
+    recorded_at: dt.datetime
+    code: str | None
+    entries: list[AuditEntry]
+
+
+class AuditCycle(msgspec.Struct, frozen=True):
+    """The cycle of an order: its timeline, the two netted positions, what the rail was sent and said."""
+
+    cycle_id: str
+    state: str
+    value_date: dt.date
+    cut_off_at: dt.datetime
+    steps: list[StepView]
+    positions: list[NetPositionView]
+    submissions: list[SubmissionView]
+    work: PendingWork | None
+
+
+class AuditMessage(msgspec.Struct, frozen=True):
+    """A payment message that carried the order; `digest` is the SHA-256 of its bytes."""
+
+    direction: str
+    kind: str
+    sender: str
+    message_id: str
+    at: dt.datetime
+    digest: str
+
+
+class AuditReturn(msgspec.Struct, frozen=True):
+    """Why an order comes back, and who said so."""
+
+    at: dt.datetime
+    reason: str
+    source: str
+
+
+class AuditView(msgspec.Struct, frozen=True):
+    """Everything about one settlement order, as of one moment."""
+
+    order: OrderView
+    remittance: str | None
+    creditor: Creditor | None
+    transactions: list[AuditTransaction]
+    cycle: AuditCycle | None
+    messages: list[AuditMessage]
+    returned: AuditReturn | None
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    account_no: int
+    created_at: dt.datetime
+    currency: str
+    exponent: int
+    normal: int
+    version: int
+    amount: int
+    held: int
+    posted: int
+
+
+class _Transaction(msgspec.Struct, frozen=True):
+    ledger_no: int
+    seq: int
+    recorded_at: dt.datetime
+    kind: str
+    code: str | None
+    entries: list[_Entry] | None
+
+
+class _Position(msgspec.Struct, frozen=True):
+    participant: str
+    payable: int
+    receivable: int
+    net: int
+    obligations: int
+
+
+_TRANSACTIONS: Final = msgspec.json.Decoder(list[_Transaction])
+_POSITIONS: Final = msgspec.json.Decoder(list[_Position])
+_STEPS: Final = msgspec.json.Decoder(list[StepView])
+_SUBMISSIONS: Final = msgspec.json.Decoder(list[SubmissionView])
+_MESSAGES: Final = msgspec.json.Decoder(list[AuditMessage])
+_RETURN: Final = msgspec.json.Decoder(AuditReturn)
+_DETAILS: Final = msgspec.json.Decoder(Details)
+
+
+def show_audit(found: OrderRow, ledger_id: str) -> AuditView:
+    """What the one statement of `audit_store` found, for people."""
+    row = found.row
+    places = {row["ledger_no"]: ledger_id}
+    if row["peer_ledger_no"] is not None:
+        peer_at = to_micros(row["peer_ledger_at"])
+        places[row["peer_ledger_no"]] = ids.mint("led", peer_at, row["peer_ledger_no"], 0)
+    details = Details() if row["details"] is None else _DETAILS.decode(row["details"])
+    return AuditView(
+        show_order(found, ledger_id),
+        details.remittance,
+        details.creditor,
+        [_transaction(each, places) for each in _parts(_TRANSACTIONS, row["transactions"])],
+        None if row["cycle_no"] is None else _cycle(row),
+        _parts(_MESSAGES, row["messages"]),
+        None if row["returned"] is None else _RETURN.decode(row["returned"]),
+    )
+
+
+def _parts(decoder: "msgspec.json.Decoder[list[T]]", text: str | None) -> list[T]:
+    return [] if text is None else decoder.decode(text)
+
+
+def _transaction(found: _Transaction, places: dict[int, str]) -> AuditTransaction:
+    at, refused = to_micros(found.recorded_at), found.code is not None
+    return AuditTransaction(
+        None if refused else ids.mint("txn", at, found.ledger_no, found.seq),
+        places[found.ledger_no], found.seq, found.kind, found.recorded_at, found.code,
+        [_entry(each, found.ledger_no) for each in found.entries or ()],
+    )  # fmt: skip
+
+
+def _entry(found: _Entry, ledger_no: int) -> AuditEntry:
+    def text(minor: int) -> str:
+        return money.to_text(minor, found.exponent)
+
+    signed = found.amount or found.held
+    return AuditEntry(
+        ids.mint("acc", to_micros(found.created_at), ledger_no, found.account_no),
+        "debit" if signed > 0 else "credit", text(abs(found.amount)), text(abs(found.held)),
+        found.version, text(found.normal * found.posted),
+    )  # fmt: skip
+
+
+def _cycle(row: Any) -> AuditCycle:
+    steps = _parts(_STEPS, row["steps"])
+    state: State = "open"
+    for step in steps:
+        state = TRANSITIONS[state, step.action]  # type: ignore[index] # the column's check names the actions
+
+    def text(minor: int) -> str:
+        return money.to_text(minor, row["exponent"])
+
+    return AuditCycle(
+        cycle_id(row["ledger_no"], row["cycle_no"], to_micros(row["cycle_opened_at"])), state,
+        row["value_date"], row["cut_off_at"], steps,
+        [
+            NetPositionView(
+                each.participant, text(each.payable), text(each.receivable), text(each.net), each.obligations
+            )
+            for each in _parts(_POSITIONS, row["positions"])
+        ],
+        _parts(_SUBMISSIONS, row["submissions"]),
+        None
+        if row["work_due_at"] is None
+        else PendingWork(row["work_due_at"], row["work_failures"], row["work_error"]),
+    )  # fmt: skip
