@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from finflow.ledger.store import Connection
-from finflow.settlement.order_store import VIEWS, OrderRow
+from finflow.settlement.order_reads import VIEWS, OrderRow
 
 # What stands under the journal's `legs`: pairs of a 4-byte account number and an 8-byte version.
 _LEG: Final = """

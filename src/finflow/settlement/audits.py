@@ -8,7 +8,7 @@ import msgspec
 from finflow.kernel import ids, money
 from finflow.kernel.clock import to_micros
 from finflow.settlement.model import TRANSITIONS, State
-from finflow.settlement.order_store import OrderRow
+from finflow.settlement.order_reads import OrderRow
 from finflow.settlement.orders import Creditor, Details, cycle_id
 from finflow.settlement.views import (
     NetPositionView,

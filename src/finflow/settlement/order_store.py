@@ -7,7 +7,7 @@ from uuid import UUID
 from finflow.kernel import ids
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger.store import Connection
-from finflow.settlement.orders import Held, Order, Status, order_key
+from finflow.settlement.orders import Held, Order, order_key
 
 _ADD: Final = """
 insert into settlement_orders (ledger_no, batch_no, accepted_at, cycle_no, payer_no, payee_no, payer_account,
@@ -39,14 +39,14 @@ _OUTCOME: Final = """
        where ledger_no = {ledger} and target = {pay}.seq and code is null offset 0
   ) {end} on true
 """
-_HERE: Final = _OUTCOME.format(ledger="o.ledger_no", pay="j", end="r")
-_THERE: Final = _OUTCOME.format(ledger="o.peer_ledger_no", pay="p", end="pr")
+HERE: Final = _OUTCOME.format(ledger="o.ledger_no", pay="j", end="r")
+THERE: Final = _OUTCOME.format(ledger="o.peer_ledger_no", pay="p", end="pr")
 _CYCLE_PAGE: Final = f"""
 select o.order_no, o.accepted_at, o.payer_no, o.payee_no, o.amount_minor, j.seq, j.recorded_at,
        coalesce(j.code, p.code) as code, r.kind as ended
   from (select * from settlement_orders
          where ledger_no = $1 and cycle_no = $2 and order_no > $3 order by order_no limit $4) o
-  {_HERE}
+  {HERE}
   left join lateral (
       select code from journal
        where ledger_no = o.peer_ledger_no
@@ -60,7 +60,7 @@ select o.order_no, o.peer_ledger_no, p.seq, p.recorded_at, p.code, pr.kind as en
   from (select * from settlement_orders
          where ledger_no = $1 and {{which}} and order_no > $3 and peer_ledger_no is not null
          order by order_no limit $4) o
-  {_HERE} {_THERE}
+  {HERE} {THERE}
  order by o.order_no
 """  # noqa: S608 # constants of this file
 _PEERS_OF_CYCLE: Final = _PEER_PAGE.format(which="cycle_no = $2")
@@ -89,7 +89,7 @@ select o.*, a.created_at as payer_at, b.created_at as payee_at, s.settlement_acc
 """
 # Orders whose acceptance was cut off: no hold yet, or not on both ledgers, or held here and refused there.
 _UNDECIDED: Final = f"""
-select o.order_no from settlement_orders o {_HERE} {_THERE}
+select o.order_no from settlement_orders o {HERE} {THERE}
  where o.ledger_no = $1 and {{which}}
    and (j.seq is null
         or ({_PAID} and r.seq is null and o.peer_ledger_no is not null
@@ -99,7 +99,7 @@ select o.order_no from settlement_orders o {_HERE} {_THERE}
 _UNDECIDED_OF_CYCLE: Final = _UNDECIDED.format(which="o.cycle_no = $2")
 _UNDECIDED_OF_BATCH: Final = _UNDECIDED.format(which="o.batch_no = $2")
 _UNPOSTED_OF_BATCH: Final = f"""
-select o.order_no, j.seq, j.recorded_at, r.kind as ended from settlement_orders o {_HERE}
+select o.order_no, j.seq, j.recorded_at, r.kind as ended from settlement_orders o {HERE}
  where o.ledger_no = $1 and o.batch_no = $2 and o.cycle_no is null and o.order_no > $3 and {_PAID}
  order by o.order_no limit $4
 """  # noqa: S608 # constants of this file
@@ -107,55 +107,8 @@ _ENDS: Final = f"""
 select o.order_no, j.seq, j.recorded_at, j.kind, r.seq as end_seq, r.recorded_at as end_at,
        r.kind as ended, pr.seq as there_seq, pr.recorded_at as there_at, pr.kind as ended_there,
        o.peer_ledger_no
-  from (select * from settlement_orders where ledger_no = $1 and order_no = $2) o {_HERE} {_THERE}
+  from (select * from settlement_orders where ledger_no = $1 and order_no = $2) o {HERE} {THERE}
 """  # noqa: S608 # constants of this file
-_STATUS: Final = """
-case when j.seq is null then 'received' when j.code is not null then 'refused'
-     when j.kind = 'post' and r.kind = 'reverse' then 'returned' when j.kind = 'post' then 'settled'
-     when r.kind is null then 'held' when r.kind = 'capture' and z.seq is not null then 'returned'
-     when r.kind = 'capture' then 'settled' else 'voided' end
-"""
-_IN_ORDER: Final = " order by o.order_no"
-VIEWS: Final = f"""
-select o.*, {_STATUS} as status, coalesce(j.code, p.code) as code, j.seq as pay_seq,
-       j.recorded_at as pay_at, r.seq as end_seq, r.recorded_at as end_at, z.seq as return_seq,
-       z.recorded_at as return_at, a.created_at as payer_at, b.created_at as payee_at,
-       x.name as payer, y.name as payee, c.opened_at as cycle_opened_at
-  from ({{orders}}) o
-  {_HERE} {_THERE}
-  left join lateral (
-      select seq, recorded_at from journal
-       where ledger_no = o.ledger_no and target = r.seq and code is null offset 0
-  ) z on true
-  cross join lateral (
-      select created_at from accounts where ledger_no = o.ledger_no and account_no = o.payer_account offset 0
-  ) a
-  cross join lateral (
-      select created_at from accounts where ledger_no = o.ledger_no and account_no = o.payee_account offset 0
-  ) b
-  join settlement_participants x on x.ledger_no = o.ledger_no and x.participant_no = o.payer_no
-  join settlement_participants y on y.ledger_no = o.ledger_no and y.participant_no = o.payee_no
-  left join settlement_cycles c on c.ledger_no = o.ledger_no and c.cycle_no = o.cycle_no
-"""  # noqa: S608 # constants of this file
-_BY_NUMBER: Final = (
-    VIEWS.format(
-        orders="select * from settlement_orders where ledger_no = $1 and order_no = any($2::bigint[])"
-    )
-    + _IN_ORDER
-)
-_PAGE: Final = (
-    VIEWS.format(
-        orders="select * from settlement_orders where ledger_no = $1 and order_no > $2 order by order_no limit $3"
-    )
-    + _IN_ORDER
-)
-_PAGE_OF_CYCLE: Final = (
-    VIEWS.format(
-        orders="""select * from settlement_orders
-     where ledger_no = $1 and order_no > $2 and cycle_no = $4 order by order_no limit $3"""
-    )
-    + _IN_ORDER
-)
 _BY_UETR: Final = """
 select order_no, uetr::text as uetr, amount_minor, currency from settlement_orders
  where ledger_no = $1 and uetr = any($2::uuid[]) and payee_no = $3
@@ -361,30 +314,6 @@ async def read_ends(connection: Connection, ledger_no: int, order_no: int) -> En
         peer_no, at = row["peer_ledger_no"], to_micros(row["there_at"])
         there = Held(key, ids.mint("txn", at, peer_no, row["there_seq"]))
     return Ends(here, there)
-
-
-class OrderRow(NamedTuple):
-    """An order for people: its row with names, its status, and the transactions that it became."""
-
-    row: Any
-    status: Status
-
-
-async def read_order_rows(connection: Connection, ledger_no: int, order_nos: Sequence[int]) -> list[OrderRow]:
-    """Orders by number, with what became of them."""
-    rows = await connection.fetch(_BY_NUMBER, ledger_no, order_nos)
-    return [OrderRow(row, row["status"]) for row in rows]
-
-
-async def read_order_page(
-    connection: Connection, ledger_no: int, cycle_no: int | None, after: int, limit: int
-) -> list[OrderRow]:
-    """Orders after one of them, of one cycle or of all."""
-    if cycle_no is None:
-        rows = await connection.fetch(_PAGE, ledger_no, after, limit)
-    else:
-        rows = await connection.fetch(_PAGE_OF_CYCLE, ledger_no, after, limit, cycle_no)
-    return [OrderRow(row, row["status"]) for row in rows]
 
 
 class Sent(NamedTuple):

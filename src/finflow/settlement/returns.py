@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from finflow.db.pool import acquired
 from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
-from finflow.settlement import cycle_store, order_store, orders
+from finflow.settlement import cycle_store, order_reads, order_store, orders
 from finflow.settlement.acceptance import Acceptance
 from finflow.settlement.books import Books, resolve_all
 from finflow.settlement.database import transaction
@@ -35,7 +35,7 @@ class Returns:
     async def ask(self, ledger_no: int, order_no: int, reason: str, source: str) -> None:
         """Keep that a settled order is to come back. Raises order_not_settled."""
         async with acquired(self._pool) as connection:
-            [found] = await order_store.read_order_rows(connection, ledger_no, [order_no])
+            [found] = await order_reads.read_order_rows(connection, ledger_no, [order_no])
         if found.status not in ("settled", "returned"):
             raise FinFlowError("order_not_settled", f"it is {found.status}")
         async with transaction(self._pool) as connection:
@@ -47,7 +47,7 @@ class Returns:
         Raises order_blocked where the ledger refuses, as when the payee has spent the money.
         """
         async with acquired(self._pool) as connection:
-            [found] = await order_store.read_order_rows(connection, ledger_no, [order_no])
+            [found] = await order_reads.read_order_rows(connection, ledger_no, [order_no])
             [order] = await order_store.read_orders(connection, ledger_no, [order_no])
             ends = await order_store.read_ends(connection, ledger_no, order_no)
         if found.status in _OVER:

@@ -18,7 +18,7 @@ from finflow.settlement import (
     audit_store,
     cycle_store,
     mirrors,
-    order_store,
+    order_reads,
     participant_store,
     views,
     work_store,
@@ -74,7 +74,7 @@ class SettlementService:
         """Settlement on these ledgers, and on no others."""
         return Settlement(self, ledgers)
 
-    async def _read_audits(self, wanted: Sequence[tuple[int, int]]) -> list[order_store.OrderRow | None]:
+    async def _read_audits(self, wanted: Sequence[tuple[int, int]]) -> list[order_reads.OrderRow | None]:
         async with acquired(self.pool) as connection:
             return await audit_store.read_audits(connection, wanted)
 
@@ -129,7 +129,7 @@ class Settlement:
         """An order and what became of it. Raises order_unknown."""
         ledger_id, ledger_no, number = await self._place("ord", order_id, "order_unknown")
         async with acquired(self._room.pool) as connection:
-            found = await order_store.read_order_rows(connection, ledger_no, [number])
+            found = await order_reads.read_order_rows(connection, ledger_no, [number])
         shown = views.show_order(found[0], ledger_id) if found else None
         # The number alone could be guessed; the whole id was given to somebody.
         if shown is None or shown.order_id != order_id:
@@ -153,7 +153,7 @@ class Settlement:
         ledger_no = await self._ledger_no(ledger_id)
         cycle_no = None if cycle_id is None else await self._cycle_no(cycle_id, ledger_no)
         async with acquired(self._room.pool) as connection:
-            found = await order_store.read_order_page(
+            found = await order_reads.read_order_page(
                 connection, ledger_no, cycle_no, span.after or 0, span.limit + 1
             )
         shown = [views.show_order(each, ledger_id) for each in found]

@@ -11,7 +11,7 @@ from finflow.kernel.clock import to_datetime, to_micros
 from finflow.settlement.cycle_store import CycleRow, Submission
 from finflow.settlement.mirrors import Mirror
 from finflow.settlement.netting import NettingReport
-from finflow.settlement.order_store import OrderRow
+from finflow.settlement.order_reads import OrderRow
 from finflow.settlement.orders import cycle_id, order_id
 from finflow.settlement.participant_store import Participant
 
