@@ -18,7 +18,7 @@ from finflow.telemetry.sampling import Sampling
 from finflow.telemetry.settings import OtlpSettings, resource_attributes
 from finflow.telemetry.statements import described
 from finflow.telemetry.trace_context import Parent
-from finflow.telemetry.tracing import Span, Trace, Tracer
+from finflow.telemetry.tracing import Span, Trace, Tracer, Work
 
 _S = 1_000_000_000
 
@@ -118,16 +118,41 @@ def test_work_for_others_is_kept_with_whom_it_served(kept: list[Span]) -> None:
     tracer = tracing.tracer()
     quiet, loud = (tracer.begin(name) for name in ("quiet", "loud"))
     commit = tracer.begin_for_others("commit")
+    work = Work(commit, "submit", commit.started_ns + 5_000_000, None)
+    work.attributes["ledger"] = 7
     for request in (quiet, loud):
-        submit = request.child("submit")
-        assert submit is not None
-        commit.serve(submit)
-        submit.end()
+        work.serve(request, request.started_ns / 1e9, 3)
     tracer.finish(commit)
     assert kept == []
     tracer.finish(quiet)
     tracer.finish(loud, "500")
     assert [(root.name, root.trace.kept) for root in kept] == [("commit", "linked"), ("loud", "error")]
+    [submit] = loud.trace.spans
+    assert (submit.name, submit.parent, submit.error) == ("submit", loud, None)
+    assert submit.attributes["ledger"] == 7
+    assert submit.attributes["finflow.commands"] == 3
+    assert submit.links == [(commit.trace.trace_id, commit.span_id, False)]
+    assert (loud.trace.trace_id, submit.span_id, False) in commit.links
+    assert len({span_id for _, span_id, _ in commit.links}) == 2
+
+
+def test_waiting_for_work_has_a_bound(kept: list[Span]) -> None:
+    tracer = tracing.tracer()
+    request, commit = tracer.begin("r"), tracer.begin_for_others("commit")
+    for _ in range(200):
+        Work(commit, "submit", commit.started_ns, None).serve(request, request.started_ns / 1e9, 1)
+    tracer.finish(request, "500")
+    assert len(request.trace.spans) == tracing.MAX_SPANS
+    assert len({span.span_id for span in request.trace.spans}) == tracing.MAX_SPANS
+    assert request.trace.dropped == 200 - tracing.MAX_SPANS
+
+
+def test_nobody_waits_for_work_after_its_trace_is_over() -> None:
+    tracer = Tracer(lambda root: None)
+    over, commit = tracer.begin("r"), tracer.begin_for_others("commit")
+    tracer.finish(over)
+    Work(commit, "submit", commit.started_ns, None).serve(over, 0.0, 1)
+    assert (over.trace.waits, commit.links) == ([], [])
 
 
 def test_a_trace_has_a_bound(kept: list[Span]) -> None:
@@ -411,7 +436,7 @@ def test_what_is_encoded_is_what_opentelemetry_encodes(clock: Clock) -> None:
         leaf.end("40001")
         inner.end()
         for number in range(200):
-            inner.link(tracer.begin(f"other {number}"))
+            Work(inner, "w", 0, None).serve(tracer.begin(f"other {number}"), 0.0, 1)
         root.child("still running")
         root.trace.dropped = 5
         tracer.finish(root, "500" if parent is None else None)

@@ -1,8 +1,8 @@
 """The group commit in traces: one trace a batch, linked with a span of every request that it served.
 
-A request's own span, `ledger.submit`, is the time from its arrival in the queue to its answer; its
-attribute `finflow.queue_wait_ms` says how much of that was waiting for the batch before. The batch's trace
-holds what the database was asked.
+A request's own span, `ledger.submit`, is the time from its arrival in the queue to its answer. It is made
+only where the request's trace is kept; its attribute `finflow.queue_wait_ms` says how much of that was
+waiting for the batch before. The batch's trace holds what the database was asked.
 """
 
 import logging
@@ -11,25 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from finflow.telemetry import tracing
 from finflow.telemetry.logs import Thrifty
-from finflow.telemetry.tracing import Span
+from finflow.telemetry.tracing import Span, Work
 
 if TYPE_CHECKING:
     from finflow.ledger.batch import Batch
 
 log = logging.getLogger(__name__)
 
-_MS: Final = 1_000_000
 _failures: Final = Thrifty()
-
-
-def submitted() -> Span | None:
-    """The span of a job that enters the queue; the batch that answers it ends it.
-
-    Where nothing is recorded, the caller's: it still says whose job it is.
-    """
-    caller = tracing.current()
-    recording = caller is not None and caller.trace.recording
-    return tracing.start("ledger.submit") if recording else caller
 
 
 def shared_root() -> Span:
@@ -61,23 +50,20 @@ async def traced(writing: Coroutine[Any, Any, None], batch: "Batch", ledger_no: 
 
 def _join(root: Span, batch: "Batch", ledger_no: int, began_ns: int, error: str | None) -> None:
     """Both sides' links and numbers. The callers' tasks run only after this, so nobody ends too early."""
-    waited_ns = [0]
+    work = Work(root, "ledger.submit", began_ns, error)
+    work.attributes["finflow.ledger_no"] = ledger_no
     for job in batch.jobs:
-        if (span := job.span) is None:
-            continue
-        waited_ns.append(max(0, began_ns - span.started_ns))
-        span.attributes["finflow.queue_wait_ms"] = waited_ns[-1] / _MS
-        span.attributes["finflow.commands"] = len(job.requests)
-        span.attributes["finflow.ledger_no"] = ledger_no
-        root.serve(span)
-        span.end(error)
+        if job.span is not None:
+            work.serve(job.span, job.queued_s, len(job.requests))
+    # Jobs stand in the order of their arrival.
+    waited_s = max(0.0, began_ns / 1e9 - batch.jobs[0].queued_s) if batch.jobs else 0.0
     root.attributes.update(
         {
             "finflow.ledger_no": ledger_no,
             "finflow.commands": batch.size,
             "finflow.jobs": len(batch.jobs),
             "finflow.decided_ahead": batch.head is not None,
-            "finflow.queue_wait_ms.max": max(waited_ns) / _MS,
+            "finflow.queue_wait_ms.max": waited_s * 1e3,
         }
     )
 

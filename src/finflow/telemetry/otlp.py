@@ -128,8 +128,8 @@ def _links(span: Span) -> Any:
     links: Any = BoundedList.from_seq(
         len(span.links),
         [
-            Link(SpanContext(link.trace_id, link.span_id, False, TraceFlags(int(link.sampled))))
-            for link in span.links
+            Link(SpanContext(trace_id, span_id, False, TraceFlags(int(sampled))))
+            for trace_id, span_id, sampled in span.links
         ],
     )
     links.dropped = span.dropped_links

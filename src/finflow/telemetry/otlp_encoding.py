@@ -123,7 +123,8 @@ def _name(name: str) -> bytes:
 
 
 def _link(link: Link) -> bytes:
-    ids = _TRACE_ID + link.trace_id.to_bytes(16) + _SPAN_ID + link.span_id.to_bytes(8)
+    trace_id, span_id, _ = link
+    ids = _TRACE_ID + trace_id.to_bytes(16) + _SPAN_ID + span_id.to_bytes(8)
     return field(13, ids + _LINK_FLAGS + _FIXED_32(_HAS_IS_REMOTE))
 
 

@@ -39,12 +39,69 @@ wall_ns: Final = time.time_ns
 _id_bits: Final = random.getrandbits
 
 
-class Link(NamedTuple):
-    """A span of another trace, by its numbers: pointing at it keeps nothing of it in memory."""
+# A span of another trace, by its numbers: trace, span, whether it was sampled. Pointing at it keeps nothing
+# of it in memory, and a plain tuple is made in a third of a named one's time.
+Link = tuple[int, int, bool]
+# What makes the ids of waits from their callers': odd multiples of the golden ratio, far from each other.
+_MIXES: Final = tuple(number * 0x9E3779B97F4A7C15 & _DICE for number in range(1, MAX_SPANS + 1))
 
-    trace_id: int
+
+class Work:
+    """What was done once for many: the root of its trace, and what every caller's span will say of it.
+
+    A caller's span of waiting is made only where its trace is kept. Until then it is a tuple on the trace,
+    and its number, made from the caller's, stands in the links of the work.
+    """
+
+    __slots__ = ("attributes", "began_ns", "ended_ns", "error", "name", "root")
+
+    def __init__(self, root: "Span", name: str, began_ns: int, error: str | None) -> None:
+        self.root = root
+        self.name = name
+        self.began_ns = began_ns
+        self.ended_ns = now_ns()
+        self.error = error
+        # What is the same for all callers.
+        self.attributes: Attributes = {}
+
+    def serve(self, caller: "Span", since_s: float, commands: int) -> None:
+        """The span's task has waited for this work since a moment of the monotonic clock."""
+        trace, root = caller.trace, self.root
+        if not trace.recording:
+            return
+        waits = trace.waits
+        if len(waits) >= MAX_SPANS:
+            trace.dropped += 1
+            return
+        span_id = (caller.span_id ^ _MIXES[len(waits)]) or 1
+        waits.append((self, caller, span_id, since_s, commands))
+        if len(root.links) < MAX_LINKS:
+            root.links.append((trace.trace_id, span_id, trace.sampled))
+        else:
+            root.dropped_links += 1
+
+
+class Wait(NamedTuple):
+    """A caller's waiting for a work, as it is read when its trace is kept."""
+
+    work: Work
+    caller: "Span"
     span_id: int
-    sampled: bool
+    since_s: float
+    commands: int
+
+    def span(self) -> "Span":
+        """The span that it becomes: from its arrival to the end of the work."""
+        work, root = self.work, self.work.root
+        made = Span(self.caller.trace, self.caller, work.name)
+        made.span_id, made.error = self.span_id, work.error
+        made.started_ns = min(int(self.since_s * 1e9), work.ended_ns)
+        made.ended_ns = work.ended_ns
+        waited_ns = max(0, work.began_ns - made.started_ns)
+        made.attributes.update({"finflow.queue_wait_ms": waited_ns / 1e6, "finflow.commands": self.commands})
+        made.attributes.update(work.attributes)
+        made.links.append((root.trace.trace_id, root.span_id, root.trace.sampled))
+        return made
 
 
 class Trace:
@@ -55,8 +112,8 @@ class Trace:
     """
 
     __slots__ = (
-        "dropped", "kept", "linked", "parent", "recording", "request_id", "sampled", "scope", "shared",
-        "spans", "tenant", "trace_id", "wall_ns",
+        "dropped", "kept", "parent", "recording", "request_id", "sampled", "scope", "shared", "spans",
+        "tenant", "trace_id", "waits", "wall_ns",
     )  # fmt: skip
 
     def __init__(self, parent: Parent | None, threshold: int, recording: bool) -> None:
@@ -71,8 +128,8 @@ class Trace:
         # Children of the root, theirs included, in the order of their beginning.
         self.spans: list[Span] = []
         self.dropped = 0
-        # Roots of traces that must be kept where this one is: the group commits that served it.
-        self.linked: list[Span] = []
+        # Works that served this trace, which must be kept where it is: the group commits of a request.
+        self.waits: list[tuple[Work, Span, int, float, int]] = []
         self.kept: Reason | None = None
         self.tenant: str | None = None
         self.request_id: str | None = None
@@ -111,7 +168,7 @@ class Trace:
 
     def forget(self) -> None:
         """Let go of everything but the numbers; called when the trace is exported, or will not be."""
-        self.spans, self.linked, self.scope, self.recording = [], [], None, False
+        self.spans, self.waits, self.scope, self.recording = [], [], None, False
 
 
 class Span:
@@ -152,20 +209,6 @@ class Span:
         span = Span(trace, self, name, kind)
         trace.spans.append(span)
         return span
-
-    def link(self, other: "Span") -> None:
-        """Point at a span of another trace, as long as there is room."""
-        if len(self.links) < MAX_LINKS:
-            self.links.append(Link(other.trace.trace_id, other.span_id, other.trace.sampled))
-        else:
-            self.dropped_links += 1
-
-    def serve(self, other: "Span") -> None:
-        """This root did the work that a span of another trace waited for: both point at each other."""
-        other.link(self)
-        self.link(other)
-        if len(other.trace.linked) < MAX_LINKS:
-            other.trace.linked.append(self)
 
     def end(self, error: str | None = None) -> None:
         """Stop the clock; what went wrong first stays."""
@@ -230,13 +273,22 @@ class Tracer:
         for span in trace.spans:
             # What still runs when its trace is over (a caller that gave up) ends with it.
             span.ended_ns = span.ended_ns or max(root.ended_ns, span.started_ns)
-        for other in trace.linked:
-            self.keep(other, "linked")
+        self._keep_waits(trace)
         try:
             self._sink(root)
         except Exception:
             # Whatever is wrong with a sink, the request that brought the trace is answered all the same.
             log.exception("a trace was lost")
+
+    def _keep_waits(self, trace: Trace) -> None:
+        """Make spans of what the trace waited for, as far as there is room, and keep that work with it."""
+        for each in trace.waits:
+            if len(trace.spans) < MAX_SPANS:
+                trace.spans.append(Wait(*each).span())
+            else:
+                trace.dropped += 1
+            self.keep(each[0].root, "linked")
+        trace.waits = []
 
     def finish(self, root: Span, error: str | None = None) -> None:
         """End a trace and keep it where that is due."""
