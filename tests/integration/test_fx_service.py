@@ -1,5 +1,6 @@
 """Quotes in the ledger's order: in one batch, in groups, with a small memory, and a long random story."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -65,6 +66,13 @@ class Market:
 async def market(url: str) -> AsyncIterator[Market]:
     async with desk(url) as one:
         yield await Market(one).set_up()
+
+
+async def test_the_first_conversions_of_a_currency_come_all_at_once(database_url: str) -> None:
+    async with market(database_url) as one:
+        quotes = [await one.quote(amount=f"{number}") for number in range(1, 21)]
+        commands = await asyncio.gather(*(one.command(quote) for quote in quotes))
+        assert [await one.one.codes(command) for command in commands] == [[None]] * 20
 
 
 async def test_in_one_batch_the_first_use_counts(database_url: str) -> None:

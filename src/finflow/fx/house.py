@@ -4,7 +4,9 @@ They are ordinary accounts of the ledger, known by their external reference. A b
 position opens the position account itself before the first conversion, or changes its limits later.
 """
 
+import asyncio
 from typing import Final, Literal, Protocol
+from weakref import WeakValueDictionary
 
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.book import Account, Record
@@ -31,22 +33,40 @@ class Ledgers(Protocol):
     async def submit(self, ledger_id: str, requests: list[Request], atomic: bool = False) -> list[Record]: ...
 
 
-class HouseAccounts:
-    """Ids of the bank's own accounts of some ledgers. They never change, so `known` keeps them for all."""
+class KnownAccounts:
+    """Ids of the bank's own accounts, by ledger and reference, for all of a process. They never change."""
 
-    def __init__(self, ledgers: Ledgers, known: dict[tuple[str, str], str]) -> None:
+    def __init__(self) -> None:
+        self.ids: dict[tuple[str, str], str] = {}
+        self._looking: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+
+    def looking(self, ledger_id: str, reference: str) -> asyncio.Lock:
+        """One at a time looks for an account and opens it: the first conversions all need it at once."""
+        return self._looking.setdefault((ledger_id, reference), asyncio.Lock())
+
+    def keep(self, ledger_id: str, reference: str, account_id: str) -> None:
+        if len(self.ids) >= MAX_KNOWN:
+            self.ids.clear()
+        self.ids[ledger_id, reference] = account_id
+
+
+class HouseAccounts:
+    """The bank's own accounts of the ledgers that a caller may use."""
+
+    def __init__(self, ledgers: Ledgers, known: KnownAccounts) -> None:
         self._ledger = ledgers
         self._known = known
 
     async def find(self, ledger_id: str, role: Role, currency: str) -> str:
         """The id of an account, which is opened now if the ledger has none with its reference."""
         reference = reference_of(role, currency)
-        known = self._known.get((ledger_id, reference))
-        if known is None:
-            known = await self._read(ledger_id, reference) or await self._open(ledger_id, role, currency)
-            if len(self._known) >= MAX_KNOWN:
-                self._known.clear()
-            self._known[ledger_id, reference] = known
+        known = self._known.ids.get((ledger_id, reference))
+        if known is not None:
+            return known
+        async with self._known.looking(ledger_id, reference):
+            known = self._known.ids.get((ledger_id, reference)) or await self._read(ledger_id, reference)
+            known = known or await self._open(ledger_id, role, currency)
+            self._known.keep(ledger_id, reference, known)
         return known
 
     async def _read(self, ledger_id: str, reference: str) -> str | None:

@@ -14,7 +14,7 @@ import msgspec
 
 from finflow.fx import model, store, views
 from finflow.fx.gathered import LedgerStatements, Newest, Reading
-from finflow.fx.house import HouseAccounts, Ledgers, Role
+from finflow.fx.house import HouseAccounts, KnownAccounts, Ledgers, Role
 from finflow.fx.model import FixedSide, Found
 from finflow.fx.store import GivenRate, NewQuote, PricedQuote
 from finflow.kernel import ids, money
@@ -65,7 +65,7 @@ class FxService:
         reading: Reading | None = None,
     ) -> None:
         self.clock = clock
-        self.house: dict[tuple[str, str], str] = {}
+        self.house = KnownAccounts()
         self._pool = pool
         self._reading = reading
         self._statements: dict[str, LedgerStatements] = {}
