@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finflow.api.admission import TURN_S, turn_in_s
 from finflow.kernel.errors import FinFlowError
 from finflow.limits import buckets
 from finflow.limits.buckets import Buckets
@@ -193,3 +194,11 @@ def test_the_file_is_private_and_of_one_size(tmp_path: Path) -> None:
     memory.close()
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.stat().st_size == buckets.SIZE_BYTES == 1024 * 8 * 16
+
+
+def test_whoever_waits_comes_in_at_a_common_turn() -> None:
+    for now_s, delay_s in ((100.0, 0.001), (100.0031, 0.0004), (7.77, 0.2), (0.0, 0.25)):
+        turn_s = now_s + turn_in_s(now_s, delay_s)
+        assert turn_s >= now_s + delay_s - 1e-9
+        assert turn_s < now_s + delay_s + TURN_S + 1e-9
+        assert abs(turn_s / TURN_S - round(turn_s / TURN_S)) < 1e-6

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from finflow.identity.model import Principal
 
 PAUSE_S: Final = 0.25
+# Whoever waits for a turn comes in at the next of these moments, together with the others who wait: their
+# commands then share a commit, where each by itself would have the disk busy for everybody.
+TURN_S: Final = 0.01
 MAX_PAUSED: Final = 512
 MAX_FLOODS: Final = 1_000
 OAUTH_PATH: Final = "/oauth/token"
@@ -74,7 +77,9 @@ class Doorkeeper:
             return ()
         limits, tenant_id = services.limits, principal.tenant_id
         entry = limits.enter(tenant_id)
-        if entry.wait_s or (entry.delay_s and not await self._paused_for(entry.delay_s)):
+        if entry.wait_s or (
+            entry.delay_s and not await self._paused_for(turn_in_s(monotonic(), entry.delay_s))
+        ):
             await self._paused_for(self._pause_s)
             raise Refused("rate_limited", entry.wait_s or 1, entry.headers)
         if not limits.start(tenant_id):
@@ -121,6 +126,11 @@ class Doorkeeper:
         finally:
             self._paused -= 1
         return True
+
+
+def turn_in_s(now_s: float, delay_s: float) -> float:
+    """How long to wait, at least `delay_s`, for the next common turn."""
+    return math.ceil((now_s + delay_s) / TURN_S) * TURN_S - now_s
 
 
 def _address(scope: Any) -> str:
