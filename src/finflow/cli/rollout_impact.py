@@ -101,7 +101,7 @@ async def _exported(rows: AsyncIterator[Mapping[str, Any]], path: Path) -> int:
             os.fsync(file.fileno())
         fresh.replace(path)
     except OSError as error:
-        raise FinFlowError("file_unreadable", f"{path}: {error.strerror}", "--export") from error
+        raise FinFlowError("export_failed", f"{path}: {error.strerror}", "--export") from error
     finally:
         fresh.unlink(missing_ok=True)
     return written
