@@ -1,4 +1,4 @@
-"""Freeze windows: spans of moments, weeks, changes of clocks and ends of years. Moments were worked by hand."""
+"""Freeze windows: spans, weeks, changes of clocks and ends of years. The moments were worked out by hand."""
 
 from datetime import UTC, datetime
 from typing import Any

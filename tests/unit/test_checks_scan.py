@@ -1,4 +1,4 @@
-"""The security scan: which reports count, and which findings hold a release back. Samples: tests/data/trivy."""
+"""The security scan: which reports count, which findings hold a release back. Samples: tests/data/trivy."""
 
 import json
 from datetime import UTC, date, datetime, timedelta
@@ -99,8 +99,9 @@ def changed(**fields: Any) -> bytes:
     "content",
     [
         b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"SchemaVersion": 2}', b"[" * 100_000,
-        changed(SchemaVersion=1), changed(SchemaVersion="2"), changed(CreatedAt=...), changed(CreatedAt="today"),
-        changed(CreatedAt="2026-03-01T09:00:00"), changed(Results=...), changed(Results=[]), changed(Results={}),
+        changed(SchemaVersion=1), changed(SchemaVersion="2"), changed(CreatedAt=...),
+        changed(CreatedAt="today"), changed(CreatedAt="2026-03-01T09:00:00"), changed(Results=...),
+        changed(Results=[]), changed(Results={}),
         changed(Results=[{"Target": "a", "Vulnerabilities": [{"VulnerabilityID": "CVE-1"}]}]),
         changed(Results=[{"Target": "a", "Vulnerabilities": {}}]), changed(ArtifactName=...),
     ],
