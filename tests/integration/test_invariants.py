@@ -1,4 +1,4 @@
-"""The invariants as a check: sound books pass, and each damage that somebody with all rights can do is found."""
+"""The invariants as a check: sound books pass; each damage that somebody with all rights does is found."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
