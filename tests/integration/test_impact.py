@@ -97,7 +97,6 @@ async def test_several_ledgers_and_currencies_are_listed_by_time(database_url: s
 
 async def test_pages_are_put_together(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finflow.shadow.impact.PAGE", 7)
-    monkeypatch.setattr("finflow.shadow.impact._LISTED_PAGE", 7)
     async with desk(database_url, release="1.0") as one:
         a, b = await one.open(2)
         await one.do(*[transfer(a, b, "1")] * 50)
@@ -130,6 +129,10 @@ async def test_both_ways_of_writing_keep_the_release(database_url: str) -> None:
         assert [tuple(row) for row in counted] == [("1.0", 203), (None, 201)]
 
 
+def scans_of(explained: dict[str, Any], table: str) -> list[dict[str, Any]]:
+    return [node for node in nodes(explained["Plan"]) if node.get("Relation Name") == table]
+
+
 def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
     return [plan, *[node for each in plan.get("Plans", []) for node in nodes(each)]]
 
@@ -145,14 +148,16 @@ async def test_a_span_is_found_without_reading_the_journal(database_url: str) ->
         arguments = ("1.0", START + timedelta(minutes=50), START + timedelta(minutes=51))
         explain = "explain (analyze, buffers, format json) "
         [found] = json.loads(await one.value(explain + impact_store.FOUND, *arguments))
-        named = nodes(found["Plan"])
         assert found["Plan"]["Actual Rows"] == 200
-        [journal] = [node for node in named if node.get("Relation Name") == "journal"]
+        [journal] = scans_of(found, "journal")
         assert journal["Node Type"] == "Index Scan"
         # Not a row outside of the span is looked at, of twenty thousand.
         assert journal["Actual Rows"] + journal.get("Rows Removed by Filter", 0) == 200
         legs = ([1] * 10, [1] * 10, list(range(1, 11)), [True] * 10, list(range(10)))
-        for statement in (impact_store.TOTALS, impact_store.ENTRIES):
-            [plan] = json.loads(await one.value(explain + statement, *legs))
-            scans = {n["Node Type"] for n in nodes(plan["Plan"]) if n.get("Relation Name") == "entries"}
-            assert scans == {"Index Scan"}
+        [plan] = json.loads(await one.value(explain + impact_store.ENTRIES, *legs))
+        assert {n["Node Type"] for n in scans_of(plan, "entries")} == {"Index Scan"}
+        [plan] = json.loads(await one.value(explain + impact_store.TOTALS, *arguments, ["asset"], ["fx:%"]))
+        [entries] = scans_of(plan, "entries")
+        assert (entries["Node Type"], entries["Actual Loops"]) == ("Index Scan", 400)
+        [journal] = scans_of(plan, "journal")
+        assert journal["Actual Rows"] + journal.get("Rows Removed by Filter", 0) == 200
