@@ -9,11 +9,13 @@ from typing import Any
 import asyncpg
 import pytest
 
+from finflow.app import Config, services
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import commands as c
 from finflow.shadow import impact_store
 from finflow.shadow.impact import JournalBlastRadius
 from oracles.service import Desk, desk, second_desk, transfer
+from oracles.tokens import FLAGS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FOREVER = ("2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z")
@@ -115,6 +117,17 @@ async def test_a_moment_that_is_none_is_refused(database_url: str, moment: str) 
             await JournalBlastRadius(pool).impact("1.0", moment, FOREVER[1])
     finally:
         await pool.close()
+
+
+async def test_the_interface_writes_the_release_of_its_configuration(database_url: str) -> None:
+    config = Config.load({"database_url": database_url, **FLAGS}, {"FINFLOW_RELEASE": "2.4.0+a1b2c3d"})
+    async with services(config) as made:
+        tenant = made.ledger.of((await made.ledger.create_tenant("test")).tenant_id)
+        ledger = await tenant.create_ledger("test")
+        opening = c.OpenAccount("SGD", "asset")
+        await tenant.submit(ledger.ledger_id, [c.Request("k", opening, "me")])
+        async with made._pool.acquire() as connection:
+            assert await connection.fetchval("select release from journal") == "2.4.0+a1b2c3d"
 
 
 async def test_both_ways_of_writing_keep_the_release(database_url: str) -> None:
