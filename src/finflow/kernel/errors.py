@@ -165,6 +165,11 @@ _ENTRIES = (
     Kind("columns_missing", 400, "The file lacks columns that the mapping names.", "Compare the file's first line with the mapping.", EXIT_USAGE),
     Kind("file_not_sorted", 422, "The file is not sorted by date, and running balances can only be followed in the order of dates.", "Sort it by its date column (`sort -t';' -s -k3,3`) and import it again: nothing is posted twice."),
     Kind("day_too_large", 422, "One day of the file has more rows than fit in memory at once.", "Split the file by account, or leave the running balance out of the mapping."),
+    # What checks and notices of a rollout meet.
+    Kind("notice_undelivered", 502, "A notice about a rollout could not be delivered.", "Check the receiver and the variables that the notify section names; the log has each failure.", EXIT_UNREACHABLE, True),
+    Kind("check_unavailable", 400, "The spec names a check or a notice that cannot be made here.", "Set the variable, or name the part, that the line above says is missing.", EXIT_USAGE),
+    Kind("export_failed", 400, "The export cannot be written.", "Check the path, its permissions and the space that is left; no part of it was left behind.", EXIT_USAGE),
+    Kind("moment_malformed", 400, "The text is not a moment.", "Write it like 2026-12-24T12:00:00Z.", EXIT_USAGE),
     # Where it runs: the stack, its data folder, its configuration.
     Kind("setting_malformed", 400, "A setting has a value that it cannot have.", "`finflow info` shows every setting and where its value comes from.", EXIT_USAGE),
     Kind("stack_running", 409, "FinFlow already runs on this data folder.", "Use the one that runs, stop it with `finflow down`, or choose another folder with --data."),
