@@ -1,4 +1,4 @@
-"""The judge: looks in, judgements out. Its state between looks is a value that a decision log can hold. Pure."""
+"""The judge: looks in, judgements out. Its state between looks is a value that a log can hold. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -38,7 +38,7 @@ _JUDGED_BY: Final[dict[type[Rule], Callable[[Any, Level, Kept, View], Outcome]]]
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What was seen at one moment: the weight in force, totals by side, the router's counts where it has some.
+    """What was seen at one moment: the weight in force, totals by side, the router's counts if it has some.
 
     `error` is why the source gave nothing; then there are no readings.
     """
@@ -187,7 +187,5 @@ def _doubt(view: View) -> Judgement | None:
     if abs(counted - routed) <= slack:
         return None
     word = "more" if counted > routed else "fewer"
-    words = (
-        f"The source counts {counted:,} requests on the candidate, far {word} than the router's {routed:,}."
-    )
+    words = f"The source counts {counted:,} candidate requests, far {word} than the router's {routed:,}."
     return Judgement(SOURCE_GATE, Verdict.ERROR, numbers, words)

@@ -96,7 +96,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def difference(candidate: Moments, baseline: Moments, alpha: float) -> Difference:
-    """The lower confidence sequence of Waudby-Smith and others: one-sided, asymptotic, valid at every look."""
+    """The lower confidence sequence of Waudby-Smith and others: one-sided, asymptotic, for every look."""
     mean = candidate.mean - baseline.mean
     if candidate.count < 2 or baseline.count < 2:
         return Difference(mean, -inf)

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 from finflow.rollout import latency
-from finflow.rollout.verdicts import Histogram, Reading
+from finflow.rollout.verdicts import Histogram, Reading, Side
 
 NOTHING = Reading(0, 0)
 
@@ -25,7 +26,7 @@ def _bent(durations: Histogram) -> str | None:
         return "the histogram does not have one count more than edges"
     if min(durations.counts) < 0:
         return "a bucket of the histogram is negative"
-    if not edges or edges[0] <= 0 or any(low >= high for low, high in zip(edges, edges[1:], strict=False)):
+    if not edges or edges[0] <= 0 or any(low >= high for low, high in pairwise(edges)):
         return "the edges of the histogram do not rise from above 0"
     if not math.isfinite(durations.sum_s) or durations.sum_s < 0:
         return "the histogram's sum is not a duration"
@@ -85,7 +86,7 @@ def _sum(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else one + other
 
 
-def routed_since(before: Mapping[str, int] | None, now: Mapping[str, int] | None) -> dict[str, int] | None:
+def routed_since(before: Mapping[Side, int] | None, now: Mapping[Side, int] | None) -> dict[Side, int] | None:
     """Requests that the router sent since, by side; None where it was not asked both times."""
     if before is None or now is None:
         return None
