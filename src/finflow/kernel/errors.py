@@ -165,6 +165,11 @@ _ENTRIES = (
     Kind("columns_missing", 400, "The file lacks columns that the mapping names.", "Compare the file's first line with the mapping.", EXIT_USAGE),
     Kind("file_not_sorted", 422, "The file is not sorted by date, and running balances can only be followed in the order of dates.", "Sort it by its date column (`sort -t';' -s -k3,3`) and import it again: nothing is posted twice."),
     Kind("day_too_large", 422, "One day of the file has more rows than fit in memory at once.", "Split the file by account, or leave the running balance out of the mapping."),
+    # What the judge of a rollout meets: sources of numbers, recordings of them.
+    Kind("source_unreachable", 503, "The source of a rollout's numbers does not answer.", "Check the URL under `metrics:` and whether what it names runs; nothing is promoted without numbers.", EXIT_UNREACHABLE, True),
+    Kind("source_malformed", 502, "The source of a rollout's numbers gives something that cannot be used.", "Compare the names and queries under `metrics:` with what the source shows.", EXIT_USAGE),
+    Kind("recording_malformed", 400, "The recording is not one that the judge can read.", "`finflow rollout judge --help` shows the shapes: looks or series as JSON lines, totals or series as CSV.", EXIT_USAGE),
+    Kind("gates_malformed", 400, "The file of gates says something that a gate cannot follow.", "The line above names the place; without --gates the default gates judge.", EXIT_USAGE),
     # Where it runs: the stack, its data folder, its configuration.
     Kind("setting_malformed", 400, "A setting has a value that it cannot have.", "`finflow info` shows every setting and where its value comes from.", EXIT_USAGE),
     Kind("stack_running", 409, "FinFlow already runs on this data folder.", "Use the one that runs, stop it with `finflow down`, or choose another folder with --data."),

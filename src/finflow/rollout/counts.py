@@ -7,7 +7,7 @@ and its sources are in docs/explanation/sequential-judge.md. Pure.
 
 from collections.abc import Sequence
 from math import exp, inf, lgamma, log, log1p
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import msgspec
 
@@ -19,6 +19,11 @@ _TINY: Final = 1e-300
 _PRECISION: Final = 1e-15
 # Outcomes of one look that are weighed one by one; with more events the plain ratio is used.
 _MAX_WEIGHED: Final = 64
+
+# How the events of a look fall on the candidate under the null: `counted` chances are requests, each of which
+# is as likely to be bad as any other (hypergeometric); `drawn` ones are proportions, and each event falls by
+# itself (binomial); of `bounded` ones only the mean is known to be at most the share, so nothing is boosted.
+Law = Literal["counted", "drawn", "bounded"]
 
 
 def log_beta(a: float, b: float) -> float:
@@ -131,10 +136,8 @@ class OddsTest(msgspec.Struct, frozen=True):
         """Whether the evidence has reached 1/alpha."""
         return evidence.log_wealth >= self.log_goal - 1e-9
 
-    def after(self, evidence: Evidence, events: Events, *, exact: bool = True) -> Evidence:
-        """The evidence after one more look. `exact`: chances are counted requests, so that the split of the
-        events under the null is hypergeometric; otherwise they are proportions, and it is binomial.
-        """
+    def after(self, evidence: Evidence, events: Events, law: Law = "counted") -> Evidence:
+        """The evidence after one more look, by the law of how its events fall on the sides under the null."""
         share, count = events.share, events.candidate + events.baseline
         if count == 0 or share <= 0.0 or share >= 1.0 or self.won(evidence):
             return evidence
@@ -145,8 +148,8 @@ class OddsTest(msgspec.Struct, frozen=True):
             for stake, gain, cost in zip(evidence.log_stakes, gains, costs, strict=True)
         ]
         ratio = log_sum(stakes)
-        if count <= _MAX_WEIGHED:
-            chances = _split(events, count, share, exact)
+        if count <= _MAX_WEIGHED and law != "bounded":
+            chances = _split(events, count, share, law)
             bases = [stake - cost for stake, cost in zip(evidence.log_stakes, costs, strict=True)]
             ratios = _ratios(bases, gains, count)
             payout = _payout(ratios, chances, events.candidate, exp(self.log_goal - evidence.log_wealth))
@@ -163,10 +166,10 @@ def _ratios(bases: Sequence[float], gains: Sequence[float], count: int) -> list[
     ]
 
 
-def _split(events: Events, count: int, share: float, exact: bool) -> list[float]:
+def _split(events: Events, count: int, share: float, law: Law) -> list[float]:
     """How probable it is under the null that 0, 1, ... of the events fall on the candidate."""
     mine, others = events.candidate_chances, events.baseline_chances
-    if not exact or mine + others < 2 * count:
+    if law == "drawn" or count > mine + others:
         rest = log1p(-share)
         return [exp(_log_choose(count, k) + k * log(share) + (count - k) * rest) for k in range(count + 1)]
     whole = _log_choose(mine + others, count)

@@ -122,7 +122,7 @@ def _judge_customers(ratio: float, level: Level, kept: Kept, view: View) -> Outc
     events = counts.Events(
         failed.get(Side.CANDIDATE, 0), failed.get(Side.BASELINE, 0), view.share, 1.0 - view.share
     )
-    return _judge_events("customers with a first error", ratio, level, kept, view, events, exact=False)
+    return _judge_events("customers with a first error", ratio, level, kept, view, events, "drawn")
 
 
 def judge_counts(rule: CountsGate, level: Level, kept: Kept, view: View) -> Outcome:
@@ -131,7 +131,7 @@ def judge_counts(rule: CountsGate, level: Level, kept: Kept, view: View) -> Outc
     if not all(name in reading.counts for reading in view.new.values()):
         return kept, _word(level, Verdict.ERROR, {}, f"The source does not count {name}.")
     events = _events(view, lambda reading: reading.counts[name])
-    return _judge_events(name, rule.max_odds_ratio, level, kept, view, events, exact=False)
+    return _judge_events(name, rule.max_odds_ratio, level, kept, view, events, "drawn")
 
 
 def _events(view: View, count: Callable[[Reading], int]) -> counts.Events:
@@ -146,13 +146,15 @@ def _events(view: View, count: Callable[[Reading], int]) -> counts.Events:
 
 def _judge_events(
     what: str, ratio: float, level: Level, kept: Kept, view: View, events: counts.Events,
-    *, exact: bool = True,
+    law: counts.Law = "counted",
 ) -> Outcome:  # fmt: skip
     """One bet on where events fall; a tolerated ratio makes more of the candidate's chances."""
     test = counts.OddsTest.at(level.alpha, ERROR_ODDS)
     if ratio > 1.0:
         events = msgspec.structs.replace(events, candidate_chances=events.candidate_chances * ratio)
-    evidence = test.after(kept.evidence.get("events") or test.begin(), events, exact=exact and ratio == 1.0)
+    evidence = test.after(
+        kept.evidence.get("events") or test.begin(), events, law if ratio == 1.0 else "bounded"
+    )
     numbers = {**_sizes(view), **_strength(evidence, test)}
     kept = _keep(kept, events=evidence)
     if test.won(evidence):
@@ -252,7 +254,11 @@ def _bet_on_slow(
         sum(baseline.counts),
     )
     name = f"p{quantile:g}"
-    evidence = test.after(kept.evidence.get(name) or test.begin(), events, exact=rule.max_odds_ratio == 1.0)
+    evidence = test.after(
+        kept.evidence.get(name) or test.begin(),
+        events,
+        "counted" if rule.max_odds_ratio == 1.0 else "bounded",
+    )
     return _keep(kept, **{name: evidence}), edge_s
 
 

@@ -1,5 +1,6 @@
 """What a spec says about numbers: `metrics:`, where they come from, and `gates:`, what they must show."""
 
+import re
 from typing import Annotated, Final
 
 import msgspec
@@ -47,6 +48,12 @@ class ScrapeMetrics(_Written, frozen=True, tag_field="kind", tag="scrape"):
     latency: MetricName | None = "http_server_request_duration_seconds"
     counts: dict[Name, MetricName] = {}
     timeout_s: Annotated[float, Meta(gt=0, le=60)] = 2.0
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.error_pattern)
+        except re.error as error:
+            raise ValueError(f"error_pattern is not a regular expression: {error}") from error
 
 
 class SideQueries(_Written, frozen=True):
