@@ -25,8 +25,8 @@ ERROR_ODDS: Final = ((1.5, 0.08), (2.5, 0.08), (5.0, 0.09), (20.0, 0.75))
 SLOW_ODDS: Final = ((1.3, 0.25), (2.0, 0.25), (4.0, 0.25), (12.0, 0.25))
 # With fewer customers on the candidate their first errors say next to nothing; all errors are counted.
 _ENOUGH_CUSTOMERS: Final = 50
-# Requests of the baseline from which its quantiles are read before the next look is judged by them.
-_KNOWN_BASELINE: Final = 200
+# Requests of the baseline after which its quantiles say more than those of both sides of one look.
+_KNOWN_BASELINE: Final = 10
 # Durations of either side from which the normal approximation is used.
 _LEAST_DURATIONS: Final = 20
 # The luck of a sticky split in standard deviations, for customers of unequal activity.
@@ -255,9 +255,7 @@ def _bet_on_slow(
     )
     name = f"p{quantile:g}"
     evidence = test.after(
-        kept.evidence.get(name) or test.begin(),
-        events,
-        "counted" if rule.max_odds_ratio == 1.0 else "bounded",
+        kept.evidence.get(name) or test.begin(), events, "counted" if rule.max_odds_ratio == 1 else "bounded"
     )
     return _keep(kept, **{name: evidence}), edge_s
 

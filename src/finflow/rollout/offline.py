@@ -1,4 +1,4 @@
-"""A recording judged from its first look to its last: the decision that a rollout would have come to. Pure."""
+"""A recording judged from its first look to its last: what a rollout would have come to. Pure."""
 
 import msgspec
 
@@ -32,12 +32,12 @@ def decide(recording: Recording, spec: Gates) -> Decision:
     """Look by look until a gate fails, as a rollout does; otherwise what the last look says."""
     judge = Judge(spec)
     judgements: tuple[Judgement, ...] = ()
-    number, at_s = 0, 0.0
-    for number, look in enumerate(recording.looks, 1):
-        at_s, judgements = look.at_s, judge.look(look)
+    seen, at_s = 0, 0.0
+    for look in recording.looks:
+        seen, at_s, judgements = seen + 1, look.at_s, judge.look(look)
         if worst(judgements) is Verdict.FAIL:
             break
-    return Decision(worst(judgements), number, at_s, len(recording.looks), judgements)
+    return Decision(worst(judgements), seen, at_s, len(recording.looks), judgements)
 
 
 def fitting(recording: Recording, *, alpha: float, min_requests: int | None) -> Gates:
