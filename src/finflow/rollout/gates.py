@@ -26,7 +26,7 @@ SLOW_ODDS: Final = ((1.3, 0.25), (2.0, 0.25), (4.0, 0.25), (12.0, 0.25))
 # With fewer customers on the candidate their first errors say next to nothing; all errors are counted.
 _ENOUGH_CUSTOMERS: Final = 50
 # Requests of the baseline after which its quantiles say more than those of both sides of one look.
-_KNOWN_BASELINE: Final = 10
+_KNOWN_BASELINE: Final = 5
 # Durations of either side from which the normal approximation is used.
 _LEAST_DURATIONS: Final = 20
 # The luck of a sticky split in standard deviations, for customers of unequal activity.
