@@ -1,4 +1,4 @@
-"""Recordings: every shape is read as it says, published cases are decided as published, the command exits so."""
+"""Recordings: every shape is read as it says, published cases are decided as published."""
 
 import json
 from pathlib import Path
