@@ -24,7 +24,9 @@ class Aws:
 
     client: Any
     spec: AlbSpec
-    instances: list[str]
+
+    def ingress(self, spec: AlbSpec | None = None) -> AlbIngress:
+        return AlbIngress(spec or self.spec, lambda _: self.client)
 
     def forward(self) -> dict[str, Any]:
         rule = self.client.describe_rules(RuleArns=[self.spec.rule_arn])["Rules"][0]
@@ -34,12 +36,24 @@ class Aws:
         return {each["TargetGroupArn"]: each["Weight"] for each in self.forward()["TargetGroups"]}
 
 
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    with moto.mock_aws():
+@pytest.fixture(scope="module")
+def made() -> Iterator[Aws]:
+    """One for all tests, because making it takes seconds."""
+    with pytest.MonkeyPatch.context() as patched, moto.mock_aws():
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patched.setenv(name, "testing")
         yield _made()
+
+
+@pytest.fixture
+def aws(made: Aws) -> Aws:
+    """Everything on the baseline, one target behind the candidate."""
+    groups = (made.spec.baseline_target_group_arn, made.spec.candidate_target_group_arn)
+    made.client.modify_rule(
+        RuleArn=made.spec.rule_arn, Actions=[{"Type": "forward", "TargetGroupArn": groups[0]}]
+    )
+    made.client.register_targets(TargetGroupArn=groups[1], Targets=[{"Id": "10.0.0.10", "Port": 80}])
+    return made
 
 
 def _made() -> Aws:
@@ -75,16 +89,15 @@ def _made() -> Aws:
         region=REGION,
         sticky_s=300,
     )
-    elb.register_targets(TargetGroupArn=groups[1], Targets=[{"Id": "10.0.0.10", "Port": 80}])
-    return Aws(elb, spec, ["10.0.0.10"])
+    return Aws(elb, spec)
 
 
 async def test_weights_are_set_and_read_back(aws: Aws) -> None:
-    ingress = AlbIngress(aws.spec)
+    ingress = aws.ingress()
     assert await ingress.weight() == 0
     for weight_bp in (10, 500, 2_500, 5_000, 9_990, 10_000, 0):
         await ingress.set_weight(weight_bp)
-        assert await AlbIngress(aws.spec).weight() == weight_bp
+        assert await aws.ingress().weight() == weight_bp
         weights = aws.weights()
         assert all(0 <= weight <= 999 for weight in weights.values())
         share = weights[aws.spec.candidate_target_group_arn] / sum(weights.values())
@@ -94,13 +107,13 @@ async def test_weights_are_set_and_read_back(aws: Aws) -> None:
 @pytest.mark.parametrize("weight_bp", [-1, 1, 9_999, 10_001])
 async def test_shares_that_a_balancer_cannot_make_are_refused(aws: Aws, weight_bp: int) -> None:
     with pytest.raises(FinFlowError, match="ingress_refused"):
-        await AlbIngress(aws.spec).set_weight(weight_bp)
-    assert await AlbIngress(aws.spec).weight() == 0
+        await aws.ingress().set_weight(weight_bp)
+    assert await aws.ingress().weight() == 0
 
 
 async def test_stickiness_ends_with_an_abort(aws: Aws) -> None:
     """Otherwise those who hold a cookie of the candidate would stay on it after the weight is 0."""
-    ingress = AlbIngress(aws.spec)
+    ingress = aws.ingress()
     await ingress.set_weight(2_500)
     assert aws.forward()["TargetGroupStickinessConfig"] == {"Enabled": True, "DurationSeconds": 300}
     await ingress.set_weight(500)
@@ -111,7 +124,7 @@ async def test_stickiness_ends_with_an_abort(aws: Aws) -> None:
 
 
 async def test_targets_are_registered_and_deregistered(aws: Aws) -> None:
-    ingress = AlbIngress(aws.spec)
+    ingress = aws.ingress()
     ends = [Endpoint("10.0.0.20", 8080), Endpoint("10.0.0.21", 8080)]
     await ingress.set_backends(Side.BASELINE, ends)
     assert list(await ingress.backends(Side.BASELINE)) == ends
@@ -122,7 +135,7 @@ async def test_targets_are_registered_and_deregistered(aws: Aws) -> None:
 
 
 async def test_no_weight_for_a_group_without_targets(aws: Aws) -> None:
-    ingress = AlbIngress(aws.spec)
+    ingress = aws.ingress()
     await ingress.set_backends(Side.CANDIDATE, [])
     with pytest.raises(FinFlowError, match="no healthy targets"):
         await ingress.set_weight(500)
@@ -136,9 +149,9 @@ async def test_refusals_have_codes(aws: Aws) -> None:
         region=REGION,
     )
     with pytest.raises(FinFlowError, match="ingress_refused"):
-        await AlbIngress(unknown).weight()
+        await aws.ingress(unknown).weight()
     with pytest.raises(FinFlowError, match="ingress_refused"):
-        await AlbIngress(aws.spec).routed()
+        await aws.ingress().routed()
 
 
 async def test_nobody_there_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
