@@ -127,8 +127,7 @@ async def test_a_killed_supervisor_leaves_its_processes_and_the_next_adopts_them
     assert {port: int(await _get(Endpoint("127.0.0.1", port))) for port in before} == before
     assert await _pids(service) == before, "asked for, it comes back and has lost nobody"
     assert _supervisor(service) != first
-    port, pid = next(iter(before.items()))
-    os.kill(pid, signal.SIGKILL)
+    os.kill(next(iter(before.values())), signal.SIGKILL)
     await _until(lambda: _ends(service) == {"lost": 1})
     assert await service.ready(_PATIENCE_S)
     assert set(await _pids(service)) == set(before)

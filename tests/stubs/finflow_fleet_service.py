@@ -1,8 +1,9 @@
-"""A small HTTP service for tests of fleets: `python finflow_fleet_service.py`, with the standard library alone.
+"""A small HTTP service for tests of fleets, of the standard library alone.
 
 GET /slow?ms=N answers after so long, /env?NAME the variable, /crash ends the process, /hang stops answering,
-/leak?mb=N takes memory; everything else answers the process number. BEHAVE: `crash` at start, `refuse` SIGTERM,
-`unready` answers /readyz with 503, `bind` never listens. SIGTERM finishes what is under way and takes nothing new.
+/leak?mb=N takes memory; everything else answers the process number. BEHAVE: `crash` at start, `refuse` to
+end, `unready` answers /readyz with 503, `bind` never listens. SIGTERM finishes what is under way and takes
+nothing new.
 """
 
 import os

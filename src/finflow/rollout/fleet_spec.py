@@ -1,4 +1,4 @@
-"""What a rollout's SPEC says about a fleet: a command to keep running, or processes that somebody else runs."""
+"""A rollout's SPEC about a fleet: a command to keep running, or processes that somebody else runs."""
 
 import re
 from typing import Annotated, Final
@@ -48,7 +48,9 @@ class CommandFleet(
         if any("\0" in text for text in (*self.command, *self.environment.values())):
             raise ValueError("a command and its environment hold no NUL")
         if any(redact(text) != text for text in (*self.command, *self.environment.values())):
-            raise ValueError("it holds a secret: name its variable in environment_from, or use environment_file")
+            raise ValueError(
+                "it holds a secret: name its variable in environment_from, or use environment_file"
+            )
         if self.ready_path is not None and not re.fullmatch(r"/[!-~]*", self.ready_path):
             raise ValueError("ready_path begins with / and holds printable characters without spaces")
 

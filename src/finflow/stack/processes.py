@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Collection
 from pathlib import Path
@@ -95,6 +96,22 @@ def with_variable(name: str, value: str) -> dict[int, dict[str, str]]:
         if wanted in pairs:
             found[pid] = dict(pair.decode(errors="replace").partition("=")[::2] for pair in pairs if pair)
     return found
+
+
+def mentioning(text: str, besides: int) -> list[int]:
+    """The processes that have this folder in their command line or their variables, but for one of them."""
+    wanted = re.compile(rb"(?:^|[\0=:])" + re.escape(os.fsencode(text)) + rb"(?:[/\0:]|$)")
+    return sorted(pid for pid in pids() if pid != besides and _mentions(pid, wanted))
+
+
+def _mentions(pid: int, wanted: re.Pattern[bytes]) -> bool:
+    for name in ("cmdline", "environ"):
+        try:
+            if wanted.search((_PROC / str(pid) / name).read_bytes()):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def working_in(folder: Path, program: str) -> list[Process]:

@@ -166,6 +166,9 @@ class CommandFleet:
     async def _launch(self, given: dict[str, str]) -> None:
         """Starts a supervisor; returns when it, or another one, keeps the fleet. Raises fleet_failed."""
         program = [sys.executable, "-P", "-m", "finflow.stack.fleets.supervisor", str(self.folder.root)]
+        if self._plan.release_folder:
+            # Nobody reads it; it shows that the release is in use also while no process of it lives.
+            program.append(self._plan.release_folder)
         passed = ("HOME", "USER", "LANG", "TZ", "PYTHONPATH", "VIRTUAL_ENV")
         own = {name: os.environ[name] for name in passed if name in os.environ}
         log_path = self.folder.logs / "supervisor.log"

@@ -100,7 +100,7 @@ def looked(slot: Slot, status: int | None, plan: Plan, now_s: float) -> bool:
 
 
 def ended(slot: Slot, how: str, now_s: float) -> None:
-    """Empties the slot of a process that is gone; it comes again after a pause that grows while it dies young.
+    """Empties the slot of a process that is gone; it comes again after pauses that grow while it dies young.
 
     One that was ready keeps its port, because the ingress knows it; one that never was may have had a port
     that somebody else took first.

@@ -1,4 +1,4 @@
-"""`python -P -m finflow.stack.fleets.supervisor FOLDER`: keeps the processes of one fleet as they were ordered.
+"""`python -P -m finflow.stack.fleets.supervisor FOLDER`: keeps the processes of a fleet as ordered.
 
 It leaves the terminal and the session of whoever starts it, and lives exactly as long as there is something
 to keep: after a drain or a stop it ends. Killed, it leaves its processes serving; the next one adopts them.
@@ -82,7 +82,7 @@ class Supervisor:
         self._nudge.set()
 
     def adopt(self) -> None:
-        """Takes over what an earlier supervisor left: the processes in its state, and those that bear our mark.
+        """Takes over what an earlier supervisor left: the processes of its state, and those with our mark.
 
         The mark also finds one that was started right before the end, too late for the state.
         """

@@ -63,7 +63,9 @@ def read_environment_file(path: Path) -> dict[str, str]:
     try:
         status = path.stat()
         if status.st_mode & 0o077:
-            raise FinFlowError("fleet_environment", f"{path} can be read by others than its owner: chmod 600.")
+            raise FinFlowError(
+                "fleet_environment", f"{path} can be read by others than its owner: chmod 600."
+            )
         if status.st_size > _FILE_MAX_BYTES:
             raise FinFlowError("fleet_environment", f"{path} is larger than {_FILE_MAX_BYTES} bytes.")
         lines = path.read_text().splitlines()
