@@ -44,6 +44,10 @@ _LOG_MIB: Final = 16
 LOGS_KEPT: Final = 4
 _HEX_PER_CHUNK: Final = 2 * CHUNK_BYTES
 _UNKNOWN_ORIGIN: Final = ("Forwarded", "X-Real-Ip")
+# Shows who is behind the router that a request came through it, and whether its client claims an origin.
+PROOF_HEADER: Final = "X-Finflow-Ingress"
+_CLAIMED: Final = ("X-Forwarded-For", *_UNKNOWN_ORIGIN)
+_PROOF: Final = "{file.proof}:" + "".join("{http.request.header.%s}" % name for name in _CLAIMED)
 
 
 def config(spec: CaddySpec, reloads: int, descriptors: Sequence[int], salts: Sequence[str]) -> dict[str, Any]:
@@ -185,7 +189,7 @@ def _proxied(spec: CaddySpec) -> list[dict[str, Any]]:
     return [
         {
             "handle": [
-                {"handler": "headers", "request": {"delete": stripped}},
+                {"handler": "headers", "request": {"set": {PROOF_HEADER: [_PROOF]}, "delete": stripped}},
                 {"handler": "request_body", "max_size": spec.body_max_bytes},
             ]
         },
