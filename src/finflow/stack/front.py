@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from shutil import which
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from finflow.kernel.errors import FinFlowError
-from finflow.rollout.ingress_spec import CaddySpec
+from finflow.rollout.ingress_spec import CaddySpec, HaproxySpec
 from finflow.rollout.ports import Endpoint
 from finflow.rollout.verdicts import Side
 from finflow.stack import ports
@@ -118,10 +118,9 @@ class Front:
                 await asyncio.sleep(_PAUSE_S)
 
 
-def _made(kind: Kind, host: str, port: int, folder: Path) -> LocalIngress:
+def _made(kind: Kind, host: str, port: int, folder: Path) -> LocalIngress[Any]:
     if kind == "caddy":
         return CaddyIngress(CaddySpec(host=host, port=port), folder)
-    from finflow.rollout.ingress_spec import HaproxySpec
     from finflow.stack.ingress.haproxy import HaproxyIngress
 
     return HaproxyIngress(HaproxySpec(host=host, port=port), folder)

@@ -26,6 +26,7 @@ from finflow.rollout.buckets import (
 )
 from finflow.rollout.ingress_spec import CaddySpec
 from finflow.rollout.verdicts import FULL_WEIGHT_BP, Side
+from finflow.stack.ingress.folder import CLAIMED_HEADERS, PROOF_HEADER
 
 ADMIN: Final = "admin.sock"
 CONTROL: Final = "control.sock"
@@ -44,10 +45,7 @@ _LOG_MIB: Final = 16
 LOGS_KEPT: Final = 4
 _HEX_PER_CHUNK: Final = 2 * CHUNK_BYTES
 _UNKNOWN_ORIGIN: Final = ("Forwarded", "X-Real-Ip")
-# Shows who is behind the router that a request came through it, and whether its client claims an origin.
-PROOF_HEADER: Final = "X-Finflow-Ingress"
-_CLAIMED: Final = ("X-Forwarded-For", *_UNKNOWN_ORIGIN)
-_PROOF: Final = "{file.proof}:" + "".join("{http.request.header.%s}" % name for name in _CLAIMED)
+_PROOF: Final = "{file.proof}:" + "".join(f"{{http.request.header.{each}}}" for each in CLAIMED_HEADERS)
 
 
 def config(spec: CaddySpec, reloads: int, descriptors: Sequence[int], salts: Sequence[str]) -> dict[str, Any]:

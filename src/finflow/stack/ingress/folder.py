@@ -27,6 +27,10 @@ from finflow.rollout.verdicts import Side
 from finflow.stack.folder import folder_error
 from finflow.stack.processes import Process
 
+# Shows who is behind the router that a request came through it, by what lies in `proof`, and behind a colon
+# what the client itself claimed of its origin.
+PROOF_HEADER: Final = "X-Finflow-Ingress"
+CLAIMED_HEADERS: Final = ("X-Forwarded-For", "Forwarded", "X-Real-Ip")
 _LOCK_PATIENCE_S: Final = 30.0
 _POLL_S: Final = 0.02
 

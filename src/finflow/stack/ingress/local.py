@@ -42,8 +42,9 @@ SpecT = TypeVar("SpecT", bound=LocalSpec)
 class LocalIngress(ABC, Generic[SpecT]):
     """What Caddy and HAProxy have in common. The folder says everything; this object only acts on it."""
 
-    # The name of the program's file, and how long it may take to finish its requests when it is stopped.
+    # The name of the program's file; what makes it finish its requests and end, and how long that may take.
     program_name: str
+    signals: tuple[signal.Signals, ...] = (signal.SIGTERM,)
     patience_s: float
     # Whether the router ends when the process that has started it does; a rollout's must not.
     dies_with_us = False
@@ -104,10 +105,10 @@ class LocalIngress(ABC, Generic[SpecT]):
         async with self.folder.locked():
             process = self.running()
             if process is not None:
-                send(process, self.gentle_signal())
-                if not await self._gone(process, self.patience_s):
-                    send(process, signal.SIGKILL)
-                    await self._gone(process, self.patience_s)
+                for number in (*self.signals, signal.SIGKILL):
+                    send(process, number)
+                    if await self._gone(process, self.patience_s):
+                        break
             state = self.folder.state()
             if state is not None:
                 self.folder.write_state(msgspec.structs.replace(state, process=None))
@@ -149,21 +150,25 @@ class LocalIngress(ABC, Generic[SpecT]):
     def _spawn(self, program: Path, state: RouterState, environment: Mapping[str, str]) -> None:
         # Not by asyncio, which kills a child whose object is forgotten: this one is to outlive us.
         with open_log(self.folder.root / "start.log") as log:
-            self._child = subprocess.Popen(  # noqa: S603 - the router's program, as the specification says
-                self._command(program),
-                cwd=self.folder.root,
-                stdin=subprocess.DEVNULL,
-                stdout=self.output(log.fileno()),
-                stderr=log,
-                env=dict(environment),
-                pass_fds=state.descriptors,
-                start_new_session=True,
-            )
+            output = self.output(log.fileno())
+            try:
+                self._child = subprocess.Popen(  # noqa: S603 - the router's program, as the specification says
+                    self._command(program),
+                    cwd=self.folder.root,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=log,
+                    env=dict(environment),
+                    pass_fds=state.descriptors,
+                    start_new_session=True,
+                )
+            finally:
+                os.close(output)
         self.folder.write_state(msgspec.structs.replace(state, process=identify(self._child.pid)))
 
     def _command(self, program: Path) -> list[str]:
         line = [str(program), *self.arguments()]
-        return command("same", self.gentle_signal(), *line) if self.dies_with_us else line
+        return command("same", self.signals[0], *line) if self.dies_with_us else line
 
     async def _adopt(self, process: Process) -> None:
         """Another router than the specification says is changed while it runs; its address cannot be."""
@@ -284,8 +289,8 @@ class LocalIngress(ABC, Generic[SpecT]):
         """What the program is started with, in its folder."""
 
     def output(self, log: int) -> int:
-        """Where its standard output goes."""
-        return log
+        """Where its standard output goes: a descriptor for us to close."""
+        return os.dup(log)
 
     @abstractmethod
     def configure(self, state: RouterState) -> None:
@@ -298,10 +303,6 @@ class LocalIngress(ABC, Generic[SpecT]):
     @abstractmethod
     async def load(self, state: RouterState) -> None:
         """Has the running router read its configuration."""
-
-    def gentle_signal(self) -> signal.Signals:
-        """What makes it finish its requests and end."""
-        return signal.SIGTERM
 
     def explain(self, words: list[str]) -> str:
         """The line of its log that says why it did not start."""
