@@ -107,7 +107,7 @@ async def seen(url: str, version: str) -> int:
         for number in range(CUSTOMERS):
             headers = {"X-Customer-Id": f"customer-{number}"}
             async with session.get(f"{url}/healthz", headers=headers) as response:
-                if (await response.json())["version"] == version:
+                if (await response.json())["release"] == version:
                     return number + 1
     raise RuntimeError("the new release answers nobody")
 
