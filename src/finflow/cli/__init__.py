@@ -51,6 +51,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "finflow.cli.settlement:settlement",
         "Follow settlement cycles; check payment messages, net obligations, ask for value dates.",
     ),
+    "release": ("finflow.cli.release:release", "Build, list, check and remove releases."),
     "demo": ("finflow.cli.demo:demo", "Replay a bank's history over HTTP and check every balance."),
 }
 _INTERRUPTED: Final = 130

@@ -9,7 +9,14 @@ import click
 from finflow import __version__
 from finflow.app import Config
 from finflow.cli import echo_json
-from finflow.cli.options import data_option, database_url_option, json_option, port_option, workers_option
+from finflow.cli.options import (
+    data_option,
+    database_url_option,
+    ingress_option,
+    json_option,
+    port_option,
+    workers_option,
+)
 from finflow.stack.folder import DataFolder
 
 
@@ -17,6 +24,7 @@ from finflow.stack.folder import DataFolder
 @data_option
 @port_option
 @workers_option
+@ingress_option
 @database_url_option
 @json_option
 def info(as_json: bool, **flags: Any) -> None:
@@ -27,6 +35,7 @@ def info(as_json: bool, **flags: Any) -> None:
         "data": str(folder.root),
         "logs": str(folder.logs),
         "state": str(folder.state_file),
+        "ingress": str(folder.root / "ingress"),
         "python": sys.executable,
     }
     versions = {"finflow": __version__, "python": platform.python_version()}

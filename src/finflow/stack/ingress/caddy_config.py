@@ -26,6 +26,7 @@ from finflow.rollout.buckets import (
 )
 from finflow.rollout.ingress_spec import CaddySpec
 from finflow.rollout.verdicts import FULL_WEIGHT_BP, Side
+from finflow.stack.ingress.folder import CLAIMED_HEADERS, PROOF_HEADER
 
 ADMIN: Final = "admin.sock"
 CONTROL: Final = "control.sock"
@@ -44,6 +45,7 @@ _LOG_MIB: Final = 16
 LOGS_KEPT: Final = 4
 _HEX_PER_CHUNK: Final = 2 * CHUNK_BYTES
 _UNKNOWN_ORIGIN: Final = ("Forwarded", "X-Real-Ip")
+_PROOF: Final = "{file.proof}:" + "".join(f"{{http.request.header.{each}}}" for each in CLAIMED_HEADERS)
 
 
 def config(spec: CaddySpec, reloads: int, descriptors: Sequence[int], salts: Sequence[str]) -> dict[str, Any]:
@@ -191,7 +193,7 @@ def _proxied(spec: CaddySpec) -> list[dict[str, Any]]:
     return [
         {
             "handle": [
-                {"handler": "headers", "request": {"delete": stripped}},
+                {"handler": "headers", "request": {"set": {PROOF_HEADER: [_PROOF]}, "delete": stripped}},
                 {"handler": "request_body", "max_size": spec.body_max_bytes},
             ]
         },

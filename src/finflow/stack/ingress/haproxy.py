@@ -108,7 +108,8 @@ class HaproxyIngress(LocalIngress[HaproxySpec]):
 
     def _written(self, state: RouterState, listener: str) -> str:
         backends, salt = self.folder.backends(), self.folder.salts()[0]
-        return written.config(self.spec, state.reloads, listener, backends, salt)
+        proof = self.folder.read("proof") or ""
+        return written.config(self.spec, state.reloads, listener, backends, salt, proof)
 
     def explain(self, words: list[str]) -> str:
         alerts = [line for line in words if "[ALERT]" in line or "error" in line.lower()]

@@ -10,6 +10,7 @@ from finflow.rollout.buckets import KEYLESS_BUCKET
 from finflow.rollout.ingress_spec import HaproxySpec
 from finflow.rollout.ports import Endpoint
 from finflow.rollout.verdicts import FULL_WEIGHT_BP, Side
+from finflow.stack.ingress.folder import CLAIMED_HEADERS, PROOF_HEADER
 
 MAP: Final = "weight.map"
 MAP_KEY: Final = "candidate"
@@ -37,12 +38,13 @@ def config(
     listener: str,
     backends: Mapping[Side, Sequence[Endpoint]],
     salt: str,
+    proof: str,
 ) -> str:
     """The whole configuration, serving this listener."""
     sections = [
         _globals(spec, reloads),
         _defaults(spec),
-        _frontend(spec, listener, salt),
+        _frontend(spec, listener, salt, proof),
         *(_backend(side, backends[side]) for side in Side),
     ]
     return "\n\n".join(sections) + "\n"
@@ -77,7 +79,7 @@ def _defaults(spec: HaproxySpec) -> str:
     timeout server {spec.timeout_s:g}s"""
 
 
-def _frontend(spec: HaproxySpec, listener: str, salt: str) -> str:
+def _frontend(spec: HaproxySpec, listener: str, salt: str, proof: str) -> str:
     asked = f"req.fhdr({spec.override_header})"
     known = ""
     rules = [
@@ -99,6 +101,8 @@ def _frontend(spec: HaproxySpec, listener: str, salt: str) -> str:
     rules += [
         f"http-request set-var(txn.side) str({side}) if {{ {asked} -m str {side} }}{known}" for side in Side
     ]
+    claimed = "".join(f"%[req.fhdr({name})]" for name in CLAIMED_HEADERS)
+    rules.append(f"http-request set-header {PROOF_HEADER} {proof}:{claimed}")
     rules += [f"http-request del-header {name}" for name in _stripped(spec)]
     rules += [
         "option forwardfor",

@@ -21,7 +21,7 @@ from finflow.kernel.errors import FinFlowError
 from finflow.rollout.ingress_spec import LocalSpec
 from finflow.rollout.ports import Endpoint
 from finflow.rollout.verdicts import FULL_WEIGHT_BP, Side
-from finflow.stack.children import open_log, plain_environment, tail
+from finflow.stack.children import command, open_log, plain_environment, tail
 from finflow.stack.ingress.folder import Backends, RouterFolder, RouterState
 from finflow.stack.ingress.sockets import listening
 from finflow.stack.ingress.traffic import Tally, TrafficFile
@@ -46,6 +46,8 @@ class LocalIngress(ABC, Generic[SpecT]):
     program_name: str
     signals: tuple[signal.Signals, ...] = (signal.SIGTERM,)
     patience_s: float
+    # Whether the router ends when the process that has started it does; a rollout's must not.
+    dies_with_us = False
     # The name of its log, and how many sockets it inherits, each under two numbers.
     traffic_files: str
     sockets: int
@@ -151,7 +153,7 @@ class LocalIngress(ABC, Generic[SpecT]):
             output = self.output(log.fileno())
             try:
                 self._child = subprocess.Popen(  # noqa: S603 - the router's program, as the specification says
-                    [str(program), *self.arguments()],
+                    self._command(program),
                     cwd=self.folder.root,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -163,6 +165,10 @@ class LocalIngress(ABC, Generic[SpecT]):
             finally:
                 os.close(output)
         self.folder.write_state(msgspec.structs.replace(state, process=identify(self._child.pid)))
+
+    def _command(self, program: Path) -> list[str]:
+        line = [str(program), *self.arguments()]
+        return command("same", self.signals[0], *line) if self.dies_with_us else line
 
     async def _adopt(self, process: Process) -> None:
         """Another router than the specification says is changed while it runs; its address cannot be."""
