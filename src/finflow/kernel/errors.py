@@ -165,6 +165,17 @@ _ENTRIES = (
     Kind("columns_missing", 400, "The file lacks columns that the mapping names.", "Compare the file's first line with the mapping.", EXIT_USAGE),
     Kind("file_not_sorted", 422, "The file is not sorted by date, and running balances can only be followed in the order of dates.", "Sort it by its date column (`sort -t';' -s -k3,3`) and import it again: nothing is posted twice."),
     Kind("day_too_large", 422, "One day of the file has more rows than fit in memory at once.", "Split the file by account, or leave the running balance out of the mapping."),
+    # What a rollout refuses.
+    Kind("spec_malformed", 400, "The specification of the rollout has faults.", "Mend the lines named above; `finflow rollout schema` prints the schema, `finflow rollout validate` checks again.", EXIT_USAGE),
+    Kind("rollout_unknown", 404, "The service has no rollout.", "`finflow rollout history` lists them; `finflow rollout start SPEC.yaml` begins one."),
+    Kind("rollout_controlled", 409, "Another controller carries this service's rollout on.", "Watch it with `finflow rollout show --watch`; order it with promote, pause, resume, approve or abort."),
+    Kind("rollout_active", 409, "The service has a rollout that has not ended.", "Let `finflow rollout run` carry it on, or take it back with `finflow rollout abort`."),
+    Kind("rollout_repeated", 409, "The last rollout of the service was this one, and it has ended.", "Give the candidate a new release, or repeat it as it is with --again."),
+    Kind("rollout_not_running", 409, "No controller runs for this service.", "Start one with `finflow rollout run`; only `abort` is carried out without one."),
+    Kind("order_refused", 409, "The rollout cannot follow this order now.", "`finflow rollout show` says where it stands and what can be ordered."),
+    Kind("rollout_fenced", 409, "The controller has lost its service to another one and does nothing more.", "`finflow rollout show` says who has it now."),
+    Kind("log_broken", 500, "The decision log was changed, and nothing is decided on it.", "`finflow rollout log --verify` names every line; bring the file back from a copy, or move the folder away to begin anew."),
+    Kind("log_unwritable", 507, "The decision log cannot be written.", "Free some space or mend the folder's permissions; the weight was set to 0, and `finflow rollout run` goes on.", EXIT_UNREACHABLE, True),
     # Where it runs: the stack, its data folder, its configuration.
     Kind("setting_malformed", 400, "A setting has a value that it cannot have.", "`finflow info` shows every setting and where its value comes from.", EXIT_USAGE),
     Kind("stack_running", 409, "FinFlow already runs on this data folder.", "Use the one that runs, stop it with `finflow down`, or choose another folder with --data."),

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from finflow.rollout.verdicts import Judgement, Side, Verdict
+from finflow.rollout.verdicts import Judgement, Reading, Side, Verdict
 
 
 class _Told(msgspec.Struct, frozen=True, tag_field="event"):
@@ -20,45 +20,45 @@ class _Intent(msgspec.Struct, frozen=True, tag_field="do"):
 # --- what the controller may intend: each may be repeated, it makes things so ---------------------------
 
 
-class Prepare(_Intent, tag="prepare"):
+class Prepare(_Intent, frozen=True, tag="prepare"):
     """Have the baseline serve everybody: its processes as the ingress's backends, the weight 0."""
 
 
-class AskChecks(_Intent, tag="ask_checks"):
+class AskChecks(_Intent, frozen=True, tag="ask_checks"):
     """Ask the checks that stand before a step."""
 
     step: int
 
 
-class Scale(_Intent, tag="scale"):
+class Scale(_Intent, frozen=True, tag="scale"):
     """Have so many processes of the candidate ready, as the ingress's backends."""
 
     step: int
     processes: int
 
 
-class SetWeight(_Intent, tag="set_weight"):
+class SetWeight(_Intent, frozen=True, tag="set_weight"):
     """Send this share to the candidate, and read it back."""
 
     step: int
     weight_bp: int
 
 
-class TakeBack(_Intent, tag="take_back"):
+class TakeBack(_Intent, frozen=True, tag="take_back"):
     """Weight 0, read back from the ingress."""
 
 
-class Swap(_Intent, tag="swap"):
-    """The candidate's processes become the ingress's baseline, and the weight 0: the next rollout can begin."""
+class Swap(_Intent, frozen=True, tag="swap"):
+    """The candidate's processes become the ingress's baseline, and the weight 0, for the next rollout."""
 
 
-class Drain(_Intent, tag="drain"):
+class Drain(_Intent, frozen=True, tag="drain"):
     """Finish what a fleet has under way."""
 
     side: Side
 
 
-class Stop(_Intent, tag="stop"):
+class Stop(_Intent, frozen=True, tag="stop"):
     """End a fleet's processes."""
 
     side: Side
@@ -81,7 +81,7 @@ class Order(StrEnum):
 class Decision(StrEnum):
     """What the controller concludes."""
 
-    PASS_CHECKS = "checks_passed"
+    PASS_CHECKS = "checks_passed"  # noqa: S105 - the name of a decision, not a password
     AWAIT = "awaiting_approval"
     PASS_STEP = "step_passed"  # noqa: S105 - the name of a decision, not a password
     PAUSE = "paused"
@@ -98,7 +98,7 @@ class Outcome(StrEnum):
 # --- what is told -----------------------------------------------------------------------------------------
 
 
-class Started(_Told, tag="started"):
+class Started(_Told, frozen=True, tag="started"):
     """A rollout begins; its whole spec stands in the log, so nothing else is needed to go on."""
 
     rollout_id: str
@@ -107,11 +107,12 @@ class Started(_Told, tag="started"):
     candidate: str
     spec_digest: str
     spec: Mapping[str, Any]
+    folder: str = "."
     commit: str | None = None
     committed_at: str | None = None
 
 
-class TookOver(_Told, tag="took_over"):
+class TookOver(_Told, frozen=True, tag="took_over"):
     """A controller has the lock; epochs count them."""
 
     epoch: int
@@ -119,26 +120,26 @@ class TookOver(_Told, tag="took_over"):
     host: str
 
 
-class Left(_Told, tag="left"):
+class Left(_Told, frozen=True, tag="left"):
     """A controller went before the end; the ingress and the fleets go on serving."""
 
     words: str
 
 
-class Recovered(_Told, tag="recovered"):
+class Recovered(_Told, frozen=True, tag="recovered"):
     """The line before was half written by a controller that died, and was set aside."""
 
     torn_bytes: int
     kept_as: str
 
 
-class Intended(_Told, tag="intended"):
+class Intended(_Told, frozen=True, tag="intended"):
     """Written before a side effect."""
 
     intent: Intent
 
 
-class Done(_Told, tag="done"):
+class Done(_Told, frozen=True, tag="done"):
     """Written after it, however it went."""
 
     intent: Intent
@@ -148,15 +149,12 @@ class Done(_Told, tag="done"):
     judgements: tuple[Judgement, ...] = ()
 
 
-class Counted(msgspec.Struct, frozen=True):
-    """What one side has done, in totals."""
+class Looked(_Told, frozen=True, tag="looked"):
+    """One look at everything: what the router does, what the fleet has, what the gates say.
 
-    requests: int
-    errors: int
-
-
-class Looked(_Told, tag="looked"):
-    """One look at everything: what the router does, what the fleet has, what the gates say."""
+    The readings stand here whole, so that a new controller's gates learn all that the old one's knew, and
+    anybody can judge again what was judged.
+    """
 
     step: int
     weight_bp: int | None
@@ -165,11 +163,11 @@ class Looked(_Told, tag="looked"):
     delta_s: float
     verdict: Verdict
     judgements: tuple[Judgement, ...]
-    counted: Mapping[Side, Counted] = {}
+    readings: Mapping[Side, Reading] = {}
     routed: Mapping[Side, int] = {}
 
 
-class Ordered(_Told, tag="ordered"):
+class Ordered(_Told, frozen=True, tag="ordered"):
     """A person's order was taken up; refused ones say why, and change nothing."""
 
     order: Order
@@ -178,7 +176,7 @@ class Ordered(_Told, tag="ordered"):
     words: str = ""
 
 
-class Decided(_Told, tag="decided"):
+class Decided(_Told, frozen=True, tag="decided"):
     """A conclusion, and the numbers that it rests on."""
 
     decision: Decision
@@ -187,7 +185,7 @@ class Decided(_Told, tag="decided"):
     judgements: tuple[Judgement, ...] = ()
 
 
-class Noted(_Told, tag="noted"):
+class Noted(_Told, frozen=True, tag="noted"):
     """Something worth knowing: drift, a clock that jumped, what the candidate touched, an alarm."""
 
     what: str
@@ -195,7 +193,7 @@ class Noted(_Told, tag="noted"):
     facts: Mapping[str, Any] = {}
 
 
-class Notified(_Told, tag="notified"):
+class Notified(_Told, frozen=True, tag="notified"):
     """People were told of an event, or could not be; `key` names it once and for all."""
 
     key: str
@@ -203,7 +201,7 @@ class Notified(_Told, tag="notified"):
     words: str = ""
 
 
-class Finished(_Told, tag="finished"):
+class Finished(_Told, frozen=True, tag="finished"):
     """The end."""
 
     outcome: Outcome

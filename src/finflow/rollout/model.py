@@ -124,7 +124,8 @@ def _look_guard(spec: RolloutSpec, state: State) -> Next | None:
     if look.ready == 0 and look.processes:
         return _abort_now(state, f"no process of {state.candidate} is ready")
     if state.unready_s > spec.policy.unready_after_s:
-        words = f"{look.ready} of {look.processes} processes of {state.candidate} ready for {state.unready_s:.0f} s"
+        have = f"{look.ready} of {look.processes} processes of {state.candidate}"
+        words = f"{have} ready for {state.unready_s:.0f} s"
         return _abort_now(state, words)
     return _erring(spec, state) or _drifted(spec, state)
 
@@ -181,10 +182,22 @@ def _check(spec: RolloutSpec, state: State, since: Since) -> Next | None:
         return _abort_now(state, failing(state.checks.judgements, Verdict.FAIL))
     if verdict is Verdict.ERROR:
         return _check_errs(spec, state)
-    asked = verdict is Verdict.INCONCLUSIVE or any(spec.steps[i].approval for i in range(state.step, step + 1))
-    if asked and state.step not in state.approved:
+    if _unapproved(spec, state, step):
         return None if state.awaiting else _await(state, step)
     return _decide(state, e.Decision.PASS_CHECKS, f"step {step + 1} may be taken", step)
+
+
+def _unapproved(spec: RolloutSpec, state: State, step: int) -> bool:
+    """Whether a person is missing. What a check shows by a digest is approved by that digest alone."""
+    waits = (
+        [each for each in state.checks.judgements if each.verdict is Verdict.INCONCLUSIVE]
+        if state.checks
+        else []
+    )
+    if any("digest" in each.numbers for each in waits):
+        return True
+    asked = bool(waits) or any(spec.steps[i].approval for i in range(state.step, step + 1))
+    return asked and state.step not in state.approved
 
 
 def _stale(state: State, step: int) -> bool:
@@ -240,7 +253,7 @@ def _bake(spec: RolloutSpec, state: State) -> Next | None:
 
 
 def _requests(state: State) -> int:
-    counted = state.look.counted.get(Side.CANDIDATE) if state.look else None
+    counted = state.look.readings.get(Side.CANDIDATE) if state.look else None
     return counted.requests - (state.origin_requests or 0) if counted else 0
 
 
@@ -275,9 +288,12 @@ def _promote(spec: RolloutSpec, state: State) -> Next:
 
 
 def _tidy(state: State, side: Side, stops: bool) -> Next | None:
+    """Kept processes go on running, and nobody is sent to them; others finish their requests and end."""
+    if not stops:
+        return None
     if f"drain {side}" not in state.done:
         return e.Drain(side)
-    return e.Stop(side) if stops and f"stop {side}" not in state.done else None
+    return e.Stop(side) if f"stop {side}" not in state.done else None
 
 
 def refusal(state: State, order: e.Order) -> str:

@@ -63,7 +63,9 @@ class StepSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     weight_percent: Percent
     bake_s: Annotated[float, Meta(gt=0, le=30 * 86_400, description="Judged at least so long.")]
-    minimum_requests: Annotated[int, Meta(ge=0, description="The candidate answered so many in this step.")] = 0
+    minimum_requests: Annotated[
+        int, Meta(ge=0, description="The candidate answered so many in this step.")
+    ] = 0
     processes: Annotated[Count, Meta(description="Of the candidate; else in proportion.")] | None = None
     approval: Annotated[bool, Meta(description="A person must approve before this step.")] = False
 
@@ -77,15 +79,21 @@ class PolicySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """How patient the controller is, and what it does by itself."""
 
     look_every_s: Annotated[float, Meta(ge=0.05, le=600)] = 1.0
-    patience_s: Annotated[Seconds, Meta(description="Inconclusive so long after the bake: on_inconclusive.")] = 60.0
+    patience_s: Annotated[
+        Seconds, Meta(description="Inconclusive so long after the bake: on_inconclusive.")
+    ] = 60.0
     on_inconclusive: OnTrouble = OnTrouble.PAUSE
-    error_after_s: Annotated[Seconds, Meta(description="No numbers, or a check that errs, so long: on_error.")] = 30.0
+    error_after_s: Annotated[
+        Seconds, Meta(description="No numbers, or a check that errs, so long: on_error.")
+    ] = 30.0
     on_error: OnTrouble = OnTrouble.PAUSE
     on_drift: OnDrift = OnDrift.CORRECT
     ready_within_s: PositiveSeconds = 60.0
     unready_after_s: Annotated[Seconds, Meta(description="Candidate processes missing so long: abort.")] = 5.0
     drain_within_s: PositiveSeconds = 30.0
-    recheck_every_s: Annotated[PositiveSeconds, Meta(description="Checks that do not pass are asked again.")] = 10.0
+    recheck_every_s: Annotated[
+        PositiveSeconds, Meta(description="Checks that do not pass are asked again.")
+    ] = 10.0
     baseline_after_promote: Afterwards = Afterwards.STOP
     candidate_after_abort: Afterwards = Afterwards.KEEP
 
@@ -110,7 +118,7 @@ _AT: Final = re.compile(r" - at `(?P<path>[^`]*)`$")
 
 
 def loaded(path: Path) -> RolloutSpec:
-    """The spec in a file. Raises file_unreadable, and spec_malformed with every fault on a line of its own."""
+    """The spec in a file. Raises file_unreadable, and spec_malformed with every fault on a line."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -144,10 +152,13 @@ def _shape(document: Document) -> list[Fault]:
     """Fields and types: one fault for each section, so that one run names more than the first."""
     if not isinstance(document.value, dict):
         return [Fault(1, 1, "a spec is a mapping: service, ingress, baseline, candidate, steps, metrics")]
-    faults = []
+    faults: list[Fault] = []
     types = {field.name: field.type for field in msgspec.structs.fields(RolloutSpec)}
-    for name in document.value.keys() - types.keys():
-        faults.append(Fault(*document.where("$", name), f"unknown field `{name}`; known are {', '.join(types)}"))
+    known = f"known are {', '.join(types)}"
+    faults += [
+        Fault(*document.where("$", name), f"unknown field `{name}`; {known}")
+        for name in document.value.keys() - types.keys()
+    ]
     for name in types.keys() & document.value.keys():
         faults += _section(document, name, document.value[name], types[name])
     required = [field.name for field in msgspec.structs.fields(RolloutSpec) if field.required]
@@ -177,7 +188,11 @@ def _fault(document: Document, words: str, place: str) -> Fault:
     path = place + (at["path"].removeprefix("$") if at else "")
     unknown = _UNKNOWN.search(words)
     line, column = document.where(path, unknown["key"] if unknown else None)
-    plain = _AT.sub("", words).replace("Object contains", "here is an").replace("Object missing", "here is missing the")
+    plain = (
+        _AT.sub("", words)
+        .replace("Object contains", "here is an")
+        .replace("Object missing", "here is missing the")
+    )
     return Fault(line, column, f"{plain} ({path.removeprefix('$.')})")
 
 
@@ -204,7 +219,10 @@ def _meaning(spec: RolloutSpec) -> list[tuple[str, str]]:
 def _processes(spec: RolloutSpec) -> list[tuple[str, str]]:
     counts = [processes_for(spec, index) for index in range(len(spec.steps))]
     return [
-        (f"$.steps[{i}].processes", f"step {i + 1} has fewer processes of the candidate than the one before it")
+        (
+            f"$.steps[{i}].processes",
+            f"step {i + 1} has fewer processes of the candidate than the one before it",
+        )
         for i in range(1, len(counts))
         if counts[i] < counts[i - 1]
     ]
@@ -214,7 +232,9 @@ def _dates(spec: RolloutSpec) -> list[tuple[str, str]]:
     faults = []
     for side, release in (("baseline", spec.baseline), ("candidate", spec.candidate)):
         if release.committed_at is not None and moment(release.committed_at) is None:
-            faults.append((f"$.{side}.committed_at", "write it like 2026-06-01T16:59:00Z, with its time zone"))
+            faults.append(
+                (f"$.{side}.committed_at", "write it like 2026-06-01T16:59:00Z, with its time zone")
+            )
     return faults
 
 

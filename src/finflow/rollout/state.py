@@ -73,6 +73,7 @@ class State(msgspec.Struct, frozen=True):
     # What the world has been made to be, as far as it was confirmed.
     open: e.Intent | None = None
     weight_bp: int = 0
+    serving_step: int = 0
     weight_intended: bool = False
     scaled: int = 0
     baked_s: float = 0.0
@@ -94,6 +95,7 @@ class State(msgspec.Struct, frozen=True):
     detected_at: str = ""
     taken_back_at: str = ""
     orders: frozenset[str] = frozenset()
+    approvals: Mapping[str, Told] = {}
     pending: tuple[Pending, ...] = ()
     decisions: tuple[Told, ...] = ()
     impact: Mapping[str, object] = {}
@@ -229,7 +231,13 @@ def _weighed(state: State, entry: e.Entry, weight: int) -> State:
     if not fresh:
         return _told(state, entry, f"weight set right: {weight / 100:g} %")
     state = _with(
-        state, phase=Phase.BAKING, baked_s=0.0, step_began_at=entry.at, origin_requests=None, look=None
+        state,
+        phase=Phase.BAKING,
+        serving_step=state.step,
+        baked_s=0.0,
+        step_began_at=entry.at,
+        origin_requests=None,
+        look=None,
     )
     return _told(state, entry, f"step {state.step + 1}: weight {weight / 100:g} %, read back")
 
@@ -248,7 +256,7 @@ def _failed(state: State, entry: e.Entry, told: e.Done) -> State:
 
 
 def _looked(state: State, entry: e.Entry, told: e.Looked) -> State:
-    counted = told.counted.get(Side.CANDIDATE)
+    counted = told.readings.get(Side.CANDIDATE)
     requests = counted.requests if counted else None
     bakes = state.phase is Phase.BAKING and not state.paused
     drift_bp = _drift(state, told)
@@ -262,7 +270,11 @@ def _looked(state: State, entry: e.Entry, told: e.Looked) -> State:
         unready_s=state.unready_s + told.delta_s if (told.ready or 0) < told.processes else 0.0,
         drift_bp=drift_bp,
     )
-    return _owed(_told(state, entry, drift_words(state)), entry, "drift", drift_words(state)) if drifted else state
+    return (
+        _owed(_told(state, entry, drift_words(state)), entry, "drift", drift_words(state))
+        if drifted
+        else state
+    )
 
 
 def _drift(state: State, told: e.Looked) -> int | None:
@@ -286,21 +298,39 @@ def _ordered(state: State, entry: e.Entry, told: e.Ordered) -> State:
     state = _with(state, orders=state.orders | {told.order_id})
     if not told.accepted:
         return state
-    state = _told(state, entry, f"{told.order.replace('_', ' ')} ordered" + (f": {told.words}" if told.words else ""))
+    state = _told(
+        state, entry, f"{told.order.replace('_', ' ')} ordered" + (f": {told.words}" if told.words else "")
+    )
     match told.order:
         case e.Order.PAUSE:
             return _with(state, paused=f"by {entry.who}")
         case e.Order.RESUME:
             return _resumed(state)
         case e.Order.APPROVE:
-            return _with(state, approved=state.approved | {state.step}, awaiting=False)
+            return _approved(state, entry)
         case e.Order.PROMOTE:
             return _with(_resumed(state), pass_by=entry.who)
         case e.Order.PROMOTE_FULL:
             return _with(_resumed(state), full_by=entry.who)
         case e.Order.ABORT:
-            return _aborting(state, entry, f"ordered by {entry.who}" + (f": {told.words}" if told.words else ""))
+            return _aborting(
+                state, entry, f"ordered by {entry.who}" + (f": {told.words}" if told.words else "")
+            )
     return state
+
+
+def _approved(state: State, entry: e.Entry) -> State:
+    """What was waited for is approved: the step, and by their digests the things that checks showed."""
+    waited = state.checks.judgements if state.checks else ()
+    digests = [str(each.numbers["digest"]) for each in waited if "digest" in each.numbers]
+    given = Told(entry.at, entry.who, f"approved for step {state.step + 1}")
+    return _with(
+        state,
+        approved=state.approved | {state.step},
+        approvals={**state.approvals, **dict.fromkeys(digests, given)},
+        awaiting=False,
+        checks=None,
+    )
 
 
 def _resumed(state: State) -> State:
@@ -316,7 +346,9 @@ def _decided(state: State, entry: e.Entry, told: e.Decided) -> State:
     state = _told(state, entry, told.words)
     match told.decision:
         case e.Decision.PASS_CHECKS:
-            return _with(state, phase=Phase.RAISING, awaiting=False, checks=None, checks_error_s=0.0, step=told.step)
+            return _with(
+                state, phase=Phase.RAISING, awaiting=False, checks=None, checks_error_s=0.0, step=told.step
+            )
         case e.Decision.AWAIT:
             return _owed(_with(state, awaiting=True), entry, "awaiting_approval", told.words)
         case e.Decision.PASS_STEP:
@@ -340,7 +372,7 @@ def _aborting(state: State, entry: e.Entry, words: str) -> State:
         return state
     state = _with(
         state, phase=Phase.ABORTING, paused="", awaiting=False, reason=words, detected_at=entry.at,
-        failures=0, done=frozenset(),
+        failures=0, done=frozenset(), open=None,
     )  # fmt: skip
     return _owed(state, entry, "aborting", words)
 

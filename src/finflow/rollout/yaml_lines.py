@@ -27,11 +27,10 @@ _PATH: Final = re.compile(r"\.(?P<key>[^.\[\]]+)|\[(?P<index>\d+)\]|\[\.\.\.\]")
 class _Loader(yaml.SafeLoader):
     """Reads scalars as JSON would; YAML 1.1 makes booleans of `on` and numbers of times of day."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
-
+_Loader.yaml_implicit_resolvers = {}
 for _name, _pattern, _first in _CORE:
-    _Loader.add_implicit_resolver(_TAG + _name, _pattern, _first)  # type: ignore[no-untyped-call] - PyYAML's
+    _Loader.add_implicit_resolver(_TAG + _name, _pattern, _first)
 
 
 class Fault(msgspec.Struct, frozen=True, order=True):
