@@ -1,4 +1,4 @@
-"""The controller over a world that survives it: good and bad candidates, people, and what goes wrong outside."""
+"""The controller over a world that survives it: good and bad candidates, people, trouble outside."""
 
 import asyncio
 import contextlib
@@ -34,6 +34,7 @@ QUICK = {
 }
 
 LONG = [{"weight_percent": 5, "bake_s": 60}, {"weight_percent": 100, "bake_s": 1}]
+HALF = [{"weight_percent": 5, "bake_s": 0.5}, {"weight_percent": 100, "bake_s": 0.1}]
 
 
 class Run:
@@ -127,7 +128,7 @@ async def test_a_good_candidate_serves_everybody_and_the_baseline_ends(tmp_path:
 
 
 async def test_a_candidate_that_fails_from_half_on_is_taken_back(tmp_path: Path, stage: Stage) -> None:
-    run = run_of(tmp_path, world(stage, {1: Verdict.FAIL}))
+    run = run_of(tmp_path, world(stage, {5000: Verdict.FAIL}))
     state = await run.to_the_end()
     assert state.phase is Phase.ABORTED
     left = stage.load()
@@ -139,7 +140,7 @@ async def test_a_candidate_that_fails_from_half_on_is_taken_back(tmp_path: Path,
 
 
 async def test_stopped_after_an_abort_where_the_policy_says_so(tmp_path: Path, stage: Stage) -> None:
-    run = run_of(tmp_path, world(stage, {0: Verdict.FAIL}), policy={"candidate_after_abort": "stop"})
+    run = run_of(tmp_path, world(stage, {500: Verdict.FAIL}), policy={"candidate_after_abort": "stop"})
     assert (await run.to_the_end()).phase is Phase.ABORTED
     assert stage.load()["fleets"] == {"baseline": 4, "candidate": 0}
 
@@ -176,7 +177,7 @@ async def test_too_few_processes_for_too_long_abort(tmp_path: Path, stage: Stage
 
 
 async def test_inconclusive_pauses_for_a_person_who_promotes(tmp_path: Path, stage: Stage) -> None:
-    run = run_of(tmp_path, world(stage, {0: Verdict.INCONCLUSIVE}))
+    run = run_of(tmp_path, world(stage, {500: Verdict.INCONCLUSIVE}))
     async with run.going() as task:
         state = await run.until(lambda state: bool(state.paused))
         assert "inconclusive after" in state.paused
@@ -205,9 +206,7 @@ async def test_a_source_that_vanishes_never_promotes(tmp_path: Path, stage: Stag
             assert stage.load()["weight"] == 0
 
 
-async def test_abort_while_waiting_for_approval_with_traffic_on_the_candidate(
-    tmp_path: Path, stage: Stage
-) -> None:
+async def test_abort_while_waiting_for_approval_with_traffic(tmp_path: Path, stage: Stage) -> None:
     steps = [
         {"weight_percent": 5, "bake_s": 0.1},
         {"weight_percent": 100, "bake_s": 0.1, "approval": True},
@@ -228,9 +227,7 @@ async def test_abort_while_waiting_for_approval_with_traffic_on_the_candidate(
     assert [each.order for each in refused] == [e.Order.PROMOTE]
 
 
-async def test_an_approval_lets_it_go_on_and_is_remembered_with_who_gave_it(
-    tmp_path: Path, stage: Stage
-) -> None:
+async def test_an_approval_is_remembered_with_who_gave_it(tmp_path: Path, stage: Stage) -> None:
     manifests = StageCheck("manifests", Verdict.INCONCLUSIVE, digest="sha256:1")
     run = run_of(tmp_path, world(stage, {}, manifests), steps=[{"weight_percent": 100, "bake_s": 0.1}])
     async with run.going() as task:
@@ -246,9 +243,7 @@ async def test_an_approval_lets_it_go_on_and_is_remembered_with_who_gave_it(
             assert await task is Phase.PROMOTED
 
 
-async def test_a_scan_that_fails_takes_the_candidate_back_before_anybody_saw_it(
-    tmp_path: Path, stage: Stage
-) -> None:
+async def test_a_scan_that_fails_aborts_before_anybody_is_served(tmp_path: Path, stage: Stage) -> None:
     run = run_of(tmp_path, world(stage, {}, StageCheck("scan", Verdict.FAIL)))
     state = await run.to_the_end()
     assert state.phase is Phase.ABORTED
@@ -256,8 +251,10 @@ async def test_a_scan_that_fails_takes_the_candidate_back_before_anybody_saw_it(
     assert state.first_served_at == ""
 
 
-@pytest.mark.parametrize(("found", "policy", "corrected"), [(700, "correct", True), (7000, "correct", True),
-                                                          (0, "correct", False), (700, "pause", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("found", "policy", "corrected"),
+    [(700, "correct", True), (7000, "correct", True), (0, "correct", False), (700, "pause", False)],
+)
 async def test_a_weight_changed_behind_its_back(
     tmp_path: Path, stage: Stage, found: int, policy: str, corrected: bool
 ) -> None:
@@ -279,9 +276,7 @@ async def test_a_weight_changed_behind_its_back(
         assert [event for _, event, _ in stage.load()["notices"]].count("drift") == 1
 
 
-async def test_an_ingress_that_is_gone_at_the_abort_is_asked_until_it_answers(
-    tmp_path: Path, stage: Stage
-) -> None:
+async def test_an_ingress_gone_at_the_abort_is_asked_until_it_answers(tmp_path: Path, stage: Stage) -> None:
     run = run_of(tmp_path, world(stage), steps=LONG)
     async with run.going() as task:
         await run.until(lambda state: state.look is not None)
@@ -304,7 +299,7 @@ async def test_a_router_that_says_yes_and_does_nothing_is_not_believed(tmp_path:
 
 
 async def test_notices_that_cannot_be_delivered_hold_nothing_up(tmp_path: Path, stage: Stage) -> None:
-    run = run_of(tmp_path, world(stage, {1: Verdict.FAIL}))
+    run = run_of(tmp_path, world(stage, {5000: Verdict.FAIL}))
     run.world.notifier.broken = True  # type: ignore[attr-defined]
     state = await run.to_the_end()
     assert (state.phase, state.pending) == (Phase.ABORTED, ())
@@ -328,7 +323,7 @@ async def test_pause_stops_the_bake_and_not_the_looking(tmp_path: Path, stage: S
     run = run_of(
         tmp_path,
         world(stage),
-        steps=[{"weight_percent": 5, "bake_s": 0.5}, {"weight_percent": 100, "bake_s": 0.1}],
+        steps=HALF,
     )
     async with run.going() as task:
         await run.until(lambda state: state.look is not None)
@@ -338,7 +333,7 @@ async def test_pause_stops_the_bake_and_not_the_looking(tmp_path: Path, stage: S
         later = run.state()
         assert (later.paused, later.baked_s, later.step) == ("by ann@desk", paused.baked_s, 0)
         assert later.seq > paused.seq + 5
-        run.world.judge.verdicts[0] = Verdict.FAIL  # type: ignore[attr-defined]
+        run.world.judge.verdicts[500] = Verdict.FAIL  # type: ignore[attr-defined]
         async with asyncio.timeout(5):
             assert await task is Phase.ABORTED
 
@@ -400,7 +395,7 @@ async def test_a_clock_that_jumps_neither_skips_a_bake_nor_waits_for_ever(
     run = run_of(
         tmp_path,
         world(stage),
-        steps=[{"weight_percent": 5, "bake_s": 0.6}, {"weight_percent": 100, "bake_s": 0.1}],
+        steps=HALF,
     )
     async with run.going() as task:
         before = await run.until(lambda state: state.look is not None)

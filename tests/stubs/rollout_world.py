@@ -15,7 +15,7 @@ from typing import Any
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout.ports import Check, Endpoint, Notice
 from finflow.rollout.verdicts import Judgement, Reading, Side, Verdict
-from finflow.rollout.world import Seen, World
+from finflow.rollout.world import Look, World
 
 FIRST_PORT = {Side.BASELINE: 10_000, Side.CANDIDATE: 20_000}
 
@@ -164,16 +164,16 @@ class StageSource:
 
 
 class StageJudge:
-    """Says PASS, but for the steps that `verdicts` names."""
+    """Says PASS, but at the weights that `verdicts` names."""
 
     def __init__(self, verdicts: Mapping[int, Verdict] = {}) -> None:
         self.verdicts = dict(verdicts)
-        self.seen: list[Seen] = []
+        self.seen: list[Look] = []
 
-    def judge(self, seen: Seen) -> Sequence[Judgement]:
-        self.seen.append(seen)
-        verdict = self.verdicts.get(seen.step, Verdict.PASS)
-        return [Judgement("errors", verdict, {"x": 1}, f"the gate says {verdict}")]
+    def look(self, look: Look) -> Sequence[Judgement]:
+        self.seen.append(look)
+        verdict = Verdict.ERROR if look.error else self.verdicts.get(look.weight_bp, Verdict.PASS)
+        return [Judgement("errors", verdict, {"x": 1}, look.error or f"the gate says {verdict}")]
 
 
 class StageCheck:

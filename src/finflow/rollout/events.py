@@ -157,14 +157,17 @@ class Looked(_Told, frozen=True, tag="looked"):
     """
 
     step: int
+    at_s: float
+    intended_bp: int
     weight_bp: int | None
     ready: int | None
     processes: int
     delta_s: float
-    verdict: Verdict
-    judgements: tuple[Judgement, ...]
+    verdict: Verdict = Verdict.INCONCLUSIVE
+    judgements: tuple[Judgement, ...] = ()
     readings: Mapping[Side, Reading] = {}
-    routed: Mapping[Side, int] = {}
+    routed: Mapping[Side, int] | None = None
+    error: str | None = None
 
 
 class Ordered(_Told, frozen=True, tag="ordered"):

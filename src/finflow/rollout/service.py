@@ -21,7 +21,7 @@ from finflow.rollout.orders import OrderBox, Ordered
 from finflow.rollout.ports import Notice
 from finflow.rollout.spec import RolloutSpec
 from finflow.rollout.state import Pending, Phase, State, applied, folded
-from finflow.rollout.world import Hands, Seen, World
+from finflow.rollout.world import Hands, World, look_of
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -91,9 +91,8 @@ class Controller:
     def _take_over(self) -> None:
         """The gates learn what the log knows, and the epoch says that somebody else decides from here on."""
         for entry in self._log.entries:
-            if isinstance(entry.told, e.Looked) and entry.told.readings:
-                told = entry.told
-                self._world.judge.judge(Seen(told.step, told.weight_bp or 0, told.readings, told.routed))
+            if isinstance(entry.told, e.Looked):
+                self._world.judge.look(look_of(entry.told))
         if not self.state.ended:
             self.append(e.TookOver(self.state.epoch + 1, os.getpid(), socket.gethostname()))
 

@@ -57,6 +57,8 @@ class State(msgspec.Struct, frozen=True):
     candidate: str = ""
     spec_digest: str = ""
     commit: str | None = None
+    committed_at: str | None = None
+    started_by: str = ""
     started_at: str = ""
     ended_at: str = ""
     epoch: int = 0
@@ -170,6 +172,8 @@ def _started(state: State, entry: e.Entry, told: e.Started) -> State:
         candidate=told.candidate,
         spec_digest=told.spec_digest,
         commit=told.commit,
+        committed_at=told.committed_at,
+        started_by=entry.who,
         started_at=entry.at,
     )
     words = f"rollout of {told.candidate} over {told.baseline} started"

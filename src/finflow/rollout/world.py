@@ -1,6 +1,7 @@
 """Carries intents out through the ports, and looks. Every act makes something so, and may be repeated."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, Protocol, TypeVar
@@ -21,20 +22,28 @@ _INGRESS_WITHIN_S: Final = 15.0
 _FLEET_SLACK_S: Final = 60.0
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """What there is to judge: totals of both sides, and what the router says."""
+class Look(msgspec.Struct, frozen=True):
+    """What there is to judge: the weight in force, totals of both sides, what the router says."""
 
-    step: int
+    at_s: float
     weight_bp: int
-    readings: Mapping[Side, Reading]
-    routed: Mapping[Side, int]
+    readings: dict[Side, Reading] = {}
+    routed: dict[Side, int] | None = None
+    error: str | None = None
 
 
 class Judge(Protocol):
     """All gates of a rollout. It remembers what it has seen; the same looks make the same judgements."""
 
-    def judge(self, seen: Seen) -> Sequence[Judgement]:
+    def look(self, look: Look) -> Sequence[Judgement]:
         """One judgement of each gate."""
+
+
+def look_of(told: e.Looked) -> Look:
+    """What a line of the log gave the gates to judge."""
+    weight = told.intended_bp if told.weight_bp is None else told.weight_bp
+    routed = None if told.routed is None else dict(told.routed)
+    return Look(told.at_s, weight, dict(told.readings), routed, told.error)
 
 
 class Checks(Protocol):
@@ -175,36 +184,35 @@ class Hands:
 
     async def look(self, step: int, weight_bp: int, processes: int, delta_s: float) -> e.Looked:
         """What there is to see; what cannot be seen is an ERROR of that name, never a pass."""
-        troubles: list[Judgement] = []
+        troubles: dict[str, str] = {}
         weight, routed, readings, ready = await asyncio.gather(
             self._seen("ingress", self._world.ingress.weight, troubles),
             self._seen("ingress", self._world.ingress.routed, troubles),
             self._seen("metrics", self._world.source.read, troubles),
             self._seen("fleet", self._world.candidate.endpoints, troubles),
         )
-        judgements = tuple(troubles)
-        if readings is not None:
-            seen = Seen(step, weight_bp, readings, routed or {})
-            judgements += tuple(self._world.judge.judge(seen))
-        return e.Looked(
+        seen = e.Looked(
             step=step,
+            at_s=round(time.time(), 6),
+            intended_bp=weight_bp,
             weight_bp=weight,
             ready=None if ready is None else len(ready),
             processes=processes,
             delta_s=round(delta_s, 6),
-            verdict=worst(judgements),
-            judgements=judgements,
             readings=readings or {},
-            routed=routed or {},
+            routed=routed or None,
+            error=troubles.pop("metrics", None),
         )
+        judged = [Judgement(name, Verdict.ERROR, {}, words) for name, words in troubles.items()]
+        judgements = (*judged, *self._world.judge.look(look_of(seen)))
+        return msgspec.structs.replace(seen, judgements=judgements, verdict=worst(judgements))
 
-    async def _seen(self, name: str, look: Callable[[], Awaitable[T]], troubles: list[Judgement]) -> T | None:
+    async def _seen(self, name: str, look: Callable[[], Awaitable[T]], troubles: dict[str, str]) -> T | None:
         try:
             return await self._within(look(), _LOOK_WITHIN_S)
         except (FinFlowError, TimeoutError, OSError) as error:
             detail = error.detail if isinstance(error, FinFlowError) else str(error) or "no answer in time"
-            if all(each.gate != name for each in troubles):
-                troubles.append(Judgement(name, Verdict.ERROR, {}, detail))
+            troubles.setdefault(name, detail)
             return None
 
     async def reconnected(self) -> list[str]:
