@@ -55,6 +55,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "finflow.cli.rollout:rollout",
         "Move a service to a new release step by step, judged at each; a bad one takes itself back.",
     ),
+    "release": ("finflow.cli.release:release", "Build, list, check and remove releases."),
     "demo": ("finflow.cli.demo:demo", "Replay a bank's history over HTTP and check every balance."),
 }
 _INTERRUPTED: Final = 130

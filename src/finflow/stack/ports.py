@@ -1,6 +1,7 @@
 """The port of the API: chosen, reserved, and watched."""
 
 import asyncio
+import random
 import socket
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,10 @@ from finflow.kernel.errors import FinFlowError
 
 DEFAULT: Final = 8400
 _LISTEN: Final = "0A"
+_ESTABLISHED: Final = "01"
+# Linux gives out 32768 and above by default.
+_OUTSIDE: Final = (20_000, 32_000)
+_ATTEMPTS: Final = 100
 _PROBE_TIMEOUT_S: Final = 2.0
 _STATUS_LINE_MAX: Final = 200
 
@@ -54,11 +59,44 @@ def listening(port: int) -> int:
     return sum(1 for line in lines if line[1].endswith(suffix) and line[3] == _LISTEN)
 
 
+def connected(port: int) -> int:
+    """How many connections to this port of this machine are open, idle ones too."""
+    suffix = f":{port:04X}"
+    lines = [line for table in ("tcp", "tcp6") for line in _table(table)]
+    return sum(1 for line in lines if line[1].endswith(suffix) and line[3] == _ESTABLISHED)
+
+
+def free(host: str) -> int:
+    """A port for a program that binds it itself: below those that the kernel gives to outgoing connections.
+
+    Nobody keeps it until then, so whoever starts the program must bear that another one is faster.
+    """
+    first, last = _OUTSIDE
+    for candidate in random.sample(range(first, last), _ATTEMPTS):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            try:
+                probe.bind((host, candidate))
+            except OSError:
+                continue
+            return candidate
+    raise FinFlowError("port_taken", f"{host}: none of {_ATTEMPTS} ports from {first} to {last} is free.")
+
+
 def _table(name: str) -> list[list[str]]:
     try:
         return [line.split() for line in Path("/proc/net", name).read_text().splitlines()[1:]]
     except OSError:
         return []
+
+
+async def takes_connections(host: str, port: int) -> bool:
+    """Whether a connection to the port is accepted in time."""
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _PROBE_TIMEOUT_S)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 async def http_status(host: str, port: int, path: str) -> int | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Collection
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 _PROC: Final = Path("/proc")
 _POLL_S: Final = 0.02
 # Fields of /proc/PID/stat after the name in parentheses: state is the first, ppid the second.
-_STATE, _PPID, _START = 0, 1, 19
+_STATE, _PPID, _SESSION, _START, _RESIDENT = 0, 1, 3, 19, 21
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -60,6 +61,57 @@ def children(pid: int) -> list[int]:
         if fields and int(fields[_PPID]) == pid and fields[_STATE] not in "ZX":
             found.append(candidate)
     return sorted(found)
+
+
+def session(leader: int) -> list[Process]:
+    """The living processes of the session that this process began, itself too."""
+    found = []
+    for pid in pids():
+        fields = _stat(pid)
+        if fields and int(fields[_SESSION]) == leader and fields[_STATE] not in "ZX":
+            found.append(Process(pid, int(fields[_START])))
+    return found
+
+
+def parent(pid: int) -> int:
+    """The number of the process that started this one, or of who took it over; 0 if there is none."""
+    fields = _stat(pid)
+    return int(fields[_PPID]) if fields else 0
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process has in use; 0 if there is none."""
+    fields = _stat(pid)
+    return int(fields[_RESIDENT]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+
+
+def with_variable(name: str, value: str) -> dict[int, dict[str, str]]:
+    """The variables, by process, of every process that was started with this one; ours to look into only."""
+    wanted, found = f"{name}={value}".encode(), {}
+    for pid in pids():
+        try:
+            pairs = (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if wanted in pairs:
+            found[pid] = dict(pair.decode(errors="replace").partition("=")[::2] for pair in pairs if pair)
+    return found
+
+
+def mentioning(text: str, besides: int) -> list[int]:
+    """The processes that have this folder in their command line or their variables, but for one of them."""
+    wanted = re.compile(rb"(?:^|[\0=:])" + re.escape(os.fsencode(text)) + rb"(?:[/\0:]|$)")
+    return sorted(pid for pid in pids() if pid != besides and _mentions(pid, wanted))
+
+
+def _mentions(pid: int, wanted: re.Pattern[bytes]) -> bool:
+    for name in ("cmdline", "environ"):
+        try:
+            if wanted.search((_PROC / str(pid) / name).read_bytes()):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def working_in(folder: Path, program: str) -> list[Process]:

@@ -1,0 +1,1 @@
+"""Fleets: the processes of one release, kept running by a supervisor that needs nobody."""

@@ -1,0 +1,1 @@
+"""Routers in front of a service, behind one port: Caddy, HAProxy, Kubernetes' Gateway API, AWS ALB."""
