@@ -45,14 +45,17 @@ class Histogram(msgspec.Struct, frozen=True):
 class Reading(msgspec.Struct, frozen=True):
     """What one side has done since it was started or the source began: totals that only grow.
 
-    `errors`: requests that failed. `customers_failed`: customers who met their first error, or None where the
-    source does not know customers.
+    `errors`: requests that failed. `customers_failed`: customers who met the first error of theirs on either
+    side, `customers`: those who were served by this side; None where the source does not know customers.
+    `counts` are bad events by the names that a spec gives them.
     """
 
     requests: int
     errors: int
     latency: Histogram | None = None
     customers_failed: int | None = None
+    customers: int | None = None
+    counts: Mapping[str, int] = {}
 
 
 class Judgement(msgspec.Struct, frozen=True):

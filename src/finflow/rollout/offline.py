@@ -1,0 +1,55 @@
+"""A recording judged from its first look to its last: the decision that a rollout would have come to. Pure."""
+
+import msgspec
+
+from finflow.rollout.gates_spec import (
+    ErrorsGate,
+    Gates,
+    LatencyGate,
+    Rule,
+    ShareGate,
+    SlowGate,
+)
+from finflow.rollout.judge import Judge
+from finflow.rollout.sources.recorded import Recording
+from finflow.rollout.verdicts import Judgement, Side, Verdict, worst
+
+# Series have as many looks as points; published cases have a few dozen.
+_LEAST_OF_SERIES = 20
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The verdict, at which look it fell, how many there were, and what each gate said then."""
+
+    verdict: Verdict
+    look: int
+    at_s: float
+    looks: int
+    judgements: tuple[Judgement, ...]
+
+
+def decide(recording: Recording, spec: Gates) -> Decision:
+    """Look by look until a gate fails, as a rollout does; otherwise what the last look says."""
+    judge = Judge(spec)
+    judgements: tuple[Judgement, ...] = ()
+    number, at_s = 0, 0.0
+    for number, look in enumerate(recording.looks, 1):
+        at_s, judgements = look.at_s, judge.look(look)
+        if worst(judgements) is Verdict.FAIL:
+            break
+    return Decision(worst(judgements), number, at_s, len(recording.looks), judgements)
+
+
+def fitting(recording: Recording, *, alpha: float, min_requests: int | None) -> Gates:
+    """The default gates that this recording has numbers for."""
+    last = recording.looks[-1].readings if recording.looks else {}
+    readings = [last[side] for side in Side if side in last]
+    rules: list[Rule] = []
+    if not recording.is_series:
+        rules.append(ErrorsGate())
+    if readings and all(reading.latency is not None for reading in readings):
+        rules += [LatencyGate(), SlowGate()]
+    if recording.has_weights:
+        rules.append(ShareGate())
+    least = min_requests or (_LEAST_OF_SERIES if recording.is_series else Gates().min_requests)
+    return Gates(alpha=alpha, min_requests=least, rules=tuple(rules))

@@ -1,0 +1,1 @@
+"""Where the numbers about both sides come from: pages, Prometheus, the ingress's log, recorded files."""
