@@ -177,7 +177,12 @@ SETTINGS: Final = (
         _nothing,
         _address,
     ),
-    Setting("release", "Which release runs here: on metrics, traces and logs.", _default_release, _release),
+    Setting(
+        "release",
+        "Which release runs here: on metrics, traces and logs, and with each row of the journal.",
+        _default_release,
+        _release,
+    ),
     Setting("trace_ratio", "The share of requests whose traces are kept, from 0 to 1.", lambda: 0.01, _share),
     Setting(
         "trace_slow_ms", "Requests that take so long are traced whatever the share.", lambda: 200, _millis

@@ -72,10 +72,18 @@ def transfer(
 
 @asynccontextmanager
 async def desk(
-    url: str, *, clock: Clock | None = None, max_size: int = 4, name: str = "finflow"
+    url: str,
+    *,
+    clock: Clock | None = None,
+    max_size: int = 4,
+    name: str = "finflow",
+    release: str | None = None,
 ) -> AsyncIterator[Desk]:
     """A tenant, a ledger and a service on a migrated database."""
-    async with process(url, clock or Clock(), max_size=max_size, application_name=name) as (ledgers, pool):
+    async with process(url, clock or Clock(), release=release, max_size=max_size, application_name=name) as (
+        ledgers,
+        pool,
+    ):
         service = ledgers.of((await ledgers.create_tenant("test")).tenant_id)
         ledger = await service.create_ledger("test")
         yield Desk(service, ledgers, ledger.ledger_id, pool, ledgers._clock)  # type: ignore[arg-type]
@@ -83,10 +91,15 @@ async def desk(
 
 @asynccontextmanager
 async def second_desk(
-    url: str, ledger_id: str, prefix: str, clock: Clock | None = None, command_timeout_s: float = 60
+    url: str,
+    ledger_id: str,
+    prefix: str,
+    clock: Clock | None = None,
+    command_timeout_s: float = 60,
+    release: str | None = None,
 ) -> AsyncIterator[Desk]:
     """Another process's service on the same ledger, as far as the database can tell."""
-    settings = {"max_size": 4, "command_timeout_s": command_timeout_s}
+    settings = {"max_size": 4, "command_timeout_s": command_timeout_s, "release": release}
     async with process(url, clock or Clock(), **settings) as (ledgers, pool):
         service = ledgers.of((await ledgers.ledger(ledger_id)).tenant_id)
         yield Desk(service, ledgers, ledger_id, pool, ledgers._clock, prefix)  # type: ignore[arg-type]
@@ -94,12 +107,12 @@ async def second_desk(
 
 @asynccontextmanager
 async def process(
-    url: str, clock: Callable[[], int] = system_clock, **settings: Any
+    url: str, clock: Callable[[], int] = system_clock, *, release: str | None = None, **settings: Any
 ) -> "AsyncIterator[tuple[LedgerService, asyncpg.Pool[asyncpg.Record]]]":
     """The ledgers as a process of the interface has them, and the pool that it writes through."""
     pool = await open_pool(url, **settings)
     readers = await open_readers(url, **settings)
-    service = LedgerService(pool, readers, clock)
+    service = LedgerService(pool, readers, clock, release)
     try:
         yield service, pool
     finally:

@@ -98,9 +98,11 @@ def test_entries_are_read_back_in_the_order_of_their_key(ledger_no: int, records
     assert all(integer(r[0]) == ledger_no and r[0] is not None and len(r[0]) == 4 for r in rows)
 
 
-@given(st.integers(1, 2**24 - 1), st.lists(RECORDS, max_size=4))
-def test_the_journal_is_read_back(ledger_no: int, records: list[Record]) -> None:
-    rows = read(copy.journal_rows(ledger_no, records), len(copy.JOURNAL_COLUMNS))
+@given(st.integers(1, 2**24 - 1), st.lists(RECORDS, max_size=4), st.none() | st.sampled_from(["2.0.1", "x"]))
+def test_the_journal_is_read_back(ledger_no: int, records: list[Record], release: str | None) -> None:
+    columns = copy.journal_columns(release)
+    assert ("release" in columns) == (release is not None)
+    rows = read(copy.journal_rows(ledger_no, records, release), len(columns))
     for row, record in zip(rows, records, strict=True):
         assert (integer(row[0]), integer(row[1]), moment(row[2])) == (
             ledger_no,
@@ -115,6 +117,7 @@ def test_the_journal_is_read_back(ledger_no: int, records: list[Record]) -> None
             legs == [(entry.account_no, entry.version) for entry in record.entries] == copy.read_legs(row[8])
         )
         assert row[9] == (None if record.code is None else record.code.encode())
+        assert row[13:] == ([] if release is None else [release.encode()])
         if row[12] is not None:
             check_command(row[12], record)
         else:
@@ -134,7 +137,7 @@ def check_command(field: bytes, record: Record) -> None:
 def test_an_account_is_a_leg_of_version_zero() -> None:
     account = Account(1, 42, 5, 6, "SGD", 2, "asset", 1, "open", 0, None)
     record = Record(5, 6, "open_account", "k", "me", c.OpenAccount("SGD", "asset"), account=account)
-    [row] = read(copy.journal_rows(1, [record]), len(copy.JOURNAL_COLUMNS))
+    [row] = read(copy.journal_rows(1, [record]), len(copy.JOURNAL_COLUMNS) - 1)
     assert copy.read_legs(row[8]) == [(42, 0)]
 
 

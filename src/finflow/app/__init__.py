@@ -255,7 +255,7 @@ async def services(config: Config) -> AsyncIterator[Services]:
     try:
         readers = await open_readers(config.database_url, application_name="finflow api reads")
         try:
-            ledger = LedgerService(pool, readers)
+            ledger = LedgerService(pool, readers, release=config.release)
             fx = FxService(pool, reading=readers.entered)
             settlement = SettlementService(pool, ledger, rails=rails(config.rails_folder))
             limits = LimitService(pool, buckets, default, config.unverified_per_s)

@@ -201,6 +201,11 @@ _ENTRIES = (
     Kind("source_malformed", 502, "The source of a rollout's numbers gives something that cannot be used.", "Compare the names and queries under `metrics:` with what the source shows.", EXIT_USAGE),
     Kind("recording_malformed", 400, "The recording is not one that the judge can read.", "`finflow rollout judge --help` shows the shapes: looks or series as JSON lines, totals or series as CSV.", EXIT_USAGE),
     Kind("gates_malformed", 400, "The file of gates says something that a gate cannot follow.", "The line above names the place; without --gates the default gates judge.", EXIT_USAGE),
+    # What checks and notices of a rollout meet.
+    Kind("notice_undelivered", 502, "A notice about a rollout could not be delivered.", "Check the receiver and the variables that the notify section names; the log has each failure.", EXIT_UNREACHABLE, True),
+    Kind("check_unavailable", 400, "The spec names a check or a notice that cannot be made here.", "Set the variable, or name the part, that the line above says is missing.", EXIT_USAGE),
+    Kind("export_failed", 400, "The export cannot be written.", "Check the path, its permissions and the space that is left; no part of it was left behind.", EXIT_USAGE),
+    Kind("moment_malformed", 400, "The text is not a moment.", "Write it like 2026-12-24T12:00:00Z.", EXIT_USAGE),
     # Where it runs: the stack, its data folder, its configuration.
     Kind("setting_malformed", 400, "A setting has a value that it cannot have.", "`finflow info` shows every setting and where its value comes from.", EXIT_USAGE),
     Kind("stack_running", 409, "FinFlow already runs on this data folder.", "Use the one that runs, stop it with `finflow down`, or choose another folder with --data."),

@@ -60,7 +60,8 @@ def next_run(jobs: Sequence[Job], start: int) -> tuple[Run, int]:
 class Batch:
     """Jobs for one database transaction, and what was decided of them ahead, on the book of `epoch`."""
 
-    def __init__(self) -> None:
+    def __init__(self, release: str | None = None) -> None:
+        self._release = release
         self.jobs: list[Job] = []
         self.root = shared_root()
         self.size = 0
@@ -78,7 +79,7 @@ class Batch:
         self.epoch = epoch
         self.base_seq = base_seq
         self.decided_jobs = 0
-        self.decided = Decided()
+        self.decided = Decided(self._release)
         self.head: Head | None = None
 
     def add(self, job: Job) -> None:

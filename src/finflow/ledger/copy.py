@@ -17,8 +17,10 @@ HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER: Final = b"\xff\xff"
 JOURNAL_COLUMNS: Final = (
     "ledger_no", "seq", "recorded_at", "target", "expires_at", "kind", "key", "caller",
-    "legs", "code", "param", "reference", "command",
+    "legs", "code", "param", "reference", "command", "release",
 )  # fmt: skip
+# What a process writes that does not know its release: its rows say nothing of one.
+RELEASELESS_COLUMNS: Final = JOURNAL_COLUMNS[:-1]
 ENTRY_COLUMNS: Final = (
     "ledger_no", "account_no", "version", "seq", "amount", "held", "posted_debits", "posted_credits",
     "pending_debits", "pending_credits", "effective_max", "late_at",
@@ -54,24 +56,30 @@ def _entry_row(ledger_no: int, e: Entry) -> bytes:
     ) + late  # fmt: skip
 
 
-def journal_rows(ledger_no: int, records: Iterable[Record]) -> bytes:
-    """The COPY rows of these records, without header and trailer."""
+def journal_columns(release: str | None) -> tuple[str, ...]:
+    """The columns of `journal_rows` that were written by this release."""
+    return RELEASELESS_COLUMNS if release is None else JOURNAL_COLUMNS
+
+
+def journal_rows(ledger_no: int, records: Iterable[Record], release: str | None = None) -> bytes:
+    """The COPY rows of these records in `journal_columns`, without header and trailer."""
+    width, told = len(journal_columns(release)), b"" if release is None else _text(release)
     parts: list[bytes] = []
     for record in records:
-        _journal_row(ledger_no, record, parts)
+        _journal_row(ledger_no, record, parts, width, told)
     return b"".join(parts)
 
 
-def _journal_row(ledger_no: int, record: Record, parts: list[bytes]) -> None:
+def _journal_row(ledger_no: int, record: Record, parts: list[bytes], width: int, release: bytes) -> None:
     key, legs = record.key.encode(), _legs(record)
     parts += (
-        _pack_journal(13, 4, ledger_no, 8, record.seq, 8, record.recorded_at - _EPOCH_2000),
+        _pack_journal(width, 4, ledger_no, 8, record.seq, 8, record.recorded_at - _EPOCH_2000),
         _NULL if record.target is None else _pack_long(8, record.target),
         _NULL if record.expires_at is None else _pack_long(8, record.expires_at - _EPOCH_2000),
         _text(record.kind), _pack_length(len(key)), key, _text(record.caller), legs,
     )  # fmt: skip
     if record.code is None and is_plain(record.command):
-        parts.append(_NULLS)
+        parts += (_NULLS, release)
     else:
         parts += (
             _NULL if record.code is None else _text(record.code),
@@ -79,6 +87,7 @@ def _journal_row(ledger_no: int, record: Record, parts: list[bytes]) -> None:
             # A refused command is kept whole in `command`; only what was booked is found by reference.
             _optional(getattr(record.command, "reference", None) if record.code is None else None),
             _optional(stored_command(record)),
+            release,
         )
 
 

@@ -36,7 +36,14 @@ MAX_CATCH_UP: Final = 5_000
 class Decider:
     """Turns the requests of a batch into records, packed for COPY. Not for two batches at once."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", ledger_no: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        ledger_no: int,
+        clock: Clock,
+        release: str | None = None,
+    ) -> None:
+        self._release = release
         self._pool = pool
         self._ledger_no = ledger_no
         self._clock = clock
@@ -121,7 +128,7 @@ class Decider:
         wanted = needs(self._book, batch.requests())
         if wanted:
             (await load(connection, self._ledger_no, wanted)).add_to(self._book)
-        decided, start = Decided(), 0
+        decided, start = Decided(self._release), 0
         while start < len(batch.jobs):
             run, jobs = next_run(batch.jobs, start)
             for requests in run.slices():

@@ -38,16 +38,18 @@ on conflict do nothing
 """
 
 
-_AT_ONCE: Final = """
+def _at_once(column: str, array: str) -> str:
+    """The statement, with one more column of the journal or without."""
+    return f"""
 with moved as (
     update heads set seq = $2, account_no = $3, recorded_at = $4
      where ledger_no = $1 and seq = $5 returning seq
 ), journaled as (
     insert into journal (ledger_no, seq, recorded_at, target, expires_at, kind, key, caller, legs, code,
-                         param, reference, command)
+                         param, reference, command{column})
     select $1, j.* from moved, unnest(
         $6::bigint[], $7::timestamptz[], $8::bigint[], $9::timestamptz[], $10::text[], $11::text[],
-        $12::text[], $13::bytea[], $14::text[], $15::text[], $16::text[], $17::text[]) j
+        $12::text[], $13::bytea[], $14::text[], $15::text[], $16::text[], $17::text[]{array}) j
 ), entered as (
     insert into entries (ledger_no, account_no, version, seq, amount, held, posted_debits, posted_credits,
                          pending_debits, pending_credits, effective_max, late_at)
@@ -56,7 +58,11 @@ with moved as (
         $24::bigint[], $25::bigint[], $26::bigint[], $27::timestamptz[], $28::timestamptz[]) e
 )
 select seq from moved
-"""
+"""  # noqa: S608 # constants of this file
+
+
+_AT_ONCE: Final = _at_once("", "")
+_AT_ONCE_OF_RELEASE: Final = _at_once(", release", ", $29::text[]")
 _JOURNAL_ARRAYS: Final = 12
 _ENTRY_ARRAYS: Final = 11
 
@@ -80,21 +86,25 @@ class Packed(NamedTuple):
         )
 
 
-def pack(ledger_no: int, records: list[Record]) -> list[Packed]:
+def pack(ledger_no: int, records: list[Record], release: str | None = None) -> list[Packed]:
     """Records in order, packed, a part for each change of an account and one for what follows the last."""
     cuts = [i + 1 for i, record in enumerate(records) if isinstance(record.command, ChangeAccount)]
     parts = [records[start:end] for start, end in zip([0, *cuts], [*cuts, len(records)], strict=True)]
     return [
-        Packed(part, copy.journal_rows(ledger_no, part), copy.entry_rows(ledger_no, part))
+        Packed(part, copy.journal_rows(ledger_no, part, release), copy.entry_rows(ledger_no, part))
         for part in parts
         if part
     ]
 
 
 class Decided:
-    """Records of a batch as they are decided: all of them for their callers, the new ones for the tables."""
+    """Records of a batch as they are decided: all of them for their callers, the new ones for the tables.
 
-    def __init__(self) -> None:
+    `release` is what writes them; the journal keeps it.
+    """
+
+    def __init__(self, release: str | None = None) -> None:
+        self.release = release
         self.records: list[Record] = []
         self._fresh: list[Record] = []
         self._packed: list[Packed] = []
@@ -120,7 +130,7 @@ class Decided:
         return fresh if small and all(isinstance(r.command, MOVES_MONEY) for r in fresh) else []
 
     def _pack(self, ledger_no: int) -> None:
-        self._packed += pack(ledger_no, self._fresh)
+        self._packed += pack(ledger_no, self._fresh, self.release)
         self._fresh = []
 
 
@@ -129,24 +139,31 @@ async def advance_and_write(
 ) -> bool:
     """Move the head, waiting for its lock, and write. False, and nothing done, if it is elsewhere."""
     if few := decided.few:
-        return await write_at_once(connection, ledger_no, few, head, expected_seq)
+        return await write_at_once(connection, ledger_no, few, head, expected_seq, decided.release)
     if not await store.advance_head(connection, ledger_no, head, expected_seq):
         return False
-    await write(connection, ledger_no, decided.packed(ledger_no))
+    await write(connection, ledger_no, decided.packed(ledger_no), decided.release)
     return True
 
 
 async def write_at_once(
-    connection: Connection, ledger_no: int, records: list[Record], head: Head, expected_seq: int
+    connection: Connection,
+    ledger_no: int,
+    records: list[Record],
+    head: Head,
+    expected_seq: int,
+    release: str | None = None,
 ) -> bool:
     """The head and all rows of a few money movements; outside a transaction, it commits by itself."""
     columns = [
         *_transposed([_journal_row(record) for record in records], _JOURNAL_ARRAYS),
         *_transposed(sorted([_entry_row(e) for r in records for e in r.entries]), _ENTRY_ARRAYS),
     ]
-    at = to_datetime(head.recorded_at)
+    at, statement = to_datetime(head.recorded_at), _AT_ONCE
+    if release is not None:
+        statement, columns = _AT_ONCE_OF_RELEASE, [*columns, [release] * len(records)]
     moved = await connection.fetchval(
-        _AT_ONCE, ledger_no, head.seq, head.account_no, at, expected_seq, *columns
+        statement, ledger_no, head.seq, head.account_no, at, expected_seq, *columns
     )
     return moved is not None
 
@@ -175,13 +192,15 @@ def _transposed(rows: list[tuple[Any, ...]], width: int) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
-async def write(connection: Connection, ledger_no: int, batch: Sequence[Packed]) -> None:
-    """Write decided records: accounts opened, one COPY of the journal, and one of the entries.
+async def write(
+    connection: Connection, ledger_no: int, batch: Sequence[Packed], release: str | None = None
+) -> None:
+    """Write decided records, packed for this release: accounts opened, a COPY of the journal, one of entries.
 
     Where accounts change, entries are copied in parts, so that each is checked on the limits of its time.
     """
     await _open_accounts(connection, ledger_no, [r for p in batch for r in p.records if r.code is None])
-    await _copy(connection, "journal", copy.JOURNAL_COLUMNS, [p.journal for p in batch])
+    await _copy(connection, "journal", copy.journal_columns(release), [p.journal for p in batch])
     entries: list[bytes] = []
     for part in batch:
         entries += part.entries

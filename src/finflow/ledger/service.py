@@ -30,15 +30,20 @@ class LedgerService:
     """The ledgers of all tenants: `of(tenant_id)` for those of one, which is where money is.
 
     By itself it knows the directory alone, which is what the platform's operator may see: the names of
-    tenants and ledgers. Unknown ids raise tenant_unknown or ledger_unknown.
+    tenants and ledgers. Unknown ids raise tenant_unknown or ledger_unknown. `release` is kept with whatever
+    this process writes.
     """
 
     def __init__(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", readers: Readers, clock: Clock = system_clock
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        readers: Readers,
+        clock: Clock = system_clock,
+        release: str | None = None,
     ) -> None:
         self._pool = pool
         self._clock = clock
-        self._shared = Shared(pool, readers, clock)
+        self._shared = Shared(pool, readers, clock, release)
         self._tenants: dict[str, TenantLedgers] = {}
         # Up to when holds that timed out are known to be released, in microseconds.
         self._swept = 0

@@ -37,7 +37,10 @@ SWEEP_OVERLAP_US: Final = 86_400_000_000
 class Shared:
     """What the tenants of a process share: connections, the ledgers' writers, and bounded memory."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", readers: Readers, clock: Clock) -> None:
+    def __init__(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", readers: Readers, clock: Clock, release: str | None
+    ) -> None:
+        self.release = release
         self.pool = pool
         self.readers = readers
         self.clock = clock
@@ -155,7 +158,8 @@ class TenantLedgers:
         writers = self._shared.writers
         writer = writers.get(ledger_no)
         if writer is None:
-            writer = LedgerWriter(self._shared.pool, ledger_no, self._shared.clock, self._tenant_no)
+            shared = self._shared
+            writer = LedgerWriter(shared.pool, ledger_no, shared.clock, self._tenant_no, shared.release)
             writers[ledger_no] = writer
         return await writer.submit(requests, atomic, self._tenant_no)
 

@@ -74,20 +74,26 @@ class LedgerWriter:
     """
 
     def __init__(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", ledger_no: int, clock: Clock, tenant_no: int
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        ledger_no: int,
+        clock: Clock,
+        tenant_no: int,
+        release: str | None = None,
     ) -> None:
         self._pool = pool
         self._ledger_no = ledger_no
         self._tenant_no = tenant_no
-        self._decider = Decider(pool, ledger_no, clock)
+        self._release = release
+        self._decider = Decider(pool, ledger_no, clock, release)
         self._jobs: deque[Job] = deque()
         self._keys: set[str] = set()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
-        self._gathered = Batch()
+        self._gathered = Batch(release)
         self._in_flight: list[Writing] = []
-        self._last = Batch()
+        self._last = Batch(release)
         # Whether every batch in flight was decided ahead, so that the book is what they will leave.
         self._foreseen = True
 
@@ -154,11 +160,11 @@ class LedgerWriter:
                 self._in_flight.append(writing)
                 self._last = batch
         # An idle writer keeps no batch in memory.
-        self._last = self._gathered = Batch()
+        self._last = self._gathered = Batch(self._release)
 
     async def _gather(self) -> Batch:
         """Collect jobs until they can be handed on, deciding each at once where the book allows."""
-        batch = self._gathered = Batch()
+        batch = self._gathered = Batch(self._release)
         while True:
             self._wake.clear()
             self._fill(batch)
@@ -315,7 +321,7 @@ class LedgerWriter:
         packed = batch.decided.packed(self._ledger_no)
         ahead = previous is not None and not previous.done()
         if previous is not None and ahead:
-            await save.write(connection, self._ledger_no, packed)
+            await save.write(connection, self._ledger_no, packed, self._release)
             if self._decider.stands(batch):
                 await self._decider.until_epoch_ends(previous)
             if not self._decider.stands(batch):
@@ -330,7 +336,7 @@ class LedgerWriter:
         batch.has_head = True
         self._wake.set()
         if not ahead:
-            await save.write(connection, self._ledger_no, packed)
+            await save.write(connection, self._ledger_no, packed, self._release)
         return batch.decided.records
 
     def _head_was_elsewhere(self) -> NoReturn:

@@ -112,6 +112,21 @@ class Check(Protocol):
         """Look now. Never raises: a check that cannot look says ERROR."""
 
 
+class Approval(msgspec.Struct, frozen=True):
+    """Somebody's yes to one thing, which the digest names."""
+
+    digest: str
+    by: str
+    at: str
+
+
+class Approvals(Protocol):
+    """The approvals that were recorded for this rollout."""
+
+    async def find(self, digest: str) -> Approval | None:
+        """The approval of the thing with this digest, or None: approvals of other things do not count."""
+
+
 class Served(msgspec.Struct, frozen=True):
     """One request that an ingress has answered: when (Unix seconds), by which side, for whom, how.
 
