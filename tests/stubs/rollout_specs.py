@@ -12,8 +12,7 @@ PLAIN: dict[str, Any] = {
     "baseline": {"release": "1.0", "fleet": {"kind": "command", "command": ["shop"], "processes": 4}},
     "candidate": {"release": "1.1", "fleet": {"kind": "command", "command": ["shop"], "processes": 4}},
     "steps": [{"weight_percent": percent, "bake_s": 0.1} for percent in (5, 50, 100)],
-    "metrics": {"kind": "ingress"},
-    "gates": [],
+    "metrics": {"kind": "traffic"},
 }
 
 

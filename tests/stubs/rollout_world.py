@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from finflow.kernel.errors import FinFlowError
+from finflow.rollout.judge import Look
 from finflow.rollout.ports import Check, Endpoint, Notice
 from finflow.rollout.verdicts import Judgement, Reading, Side, Verdict
-from finflow.rollout.world import Look, World
+from finflow.rollout.world import World
 
 FIRST_PORT = {Side.BASELINE: 10_000, Side.CANDIDATE: 20_000}
 
@@ -78,7 +79,7 @@ class StageIngress:
     def _reach(self) -> None:
         if self.unreachable:
             self.unreachable -= 1
-            raise FinFlowError("api_unreachable", "the router does not answer")
+            raise FinFlowError("ingress_unreachable", "the router does not answer")
 
     async def set_backends(self, side: Side, endpoints: Sequence[Endpoint]) -> None:
         def effect() -> None:
@@ -158,7 +159,7 @@ class StageSource:
 
     async def read(self) -> Mapping[Side, Reading]:
         if self.gone:
-            raise FinFlowError("api_unreachable", "nobody answers")
+            raise FinFlowError("source_unreachable", "nobody answers")
         self.reads += 1
         return self.stage.counted(lambda: {side: Reading(10 * self.reads, 0) for side in Side})
 
@@ -194,8 +195,8 @@ class StageChecks:
     def __init__(self, *checks: Check) -> None:
         self.checks = checks
 
-    def before(self, step: int, approvals: Mapping[str, Any]) -> Sequence[Check]:
-        return self.checks
+    def before(self, step: int, running: bool, approvals: Mapping[str, Any]) -> Sequence[Check]:
+        return () if running else self.checks
 
 
 class StageNotifier:
@@ -213,7 +214,7 @@ class StageNotifier:
                 self.stage.save({**state, "notices": [*state["notices"], told]})
 
         if self.broken:
-            raise FinFlowError("api_unreachable", "the webhook answers 500")
+            raise FinFlowError("notice_undelivered", "the webhook answers 500")
         self.stage.counted(effect)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from finflow.rollout.world import World
 _LOCK_TRIES: Final = 10
 _LOCK_PAUSE_S: Final = 0.05
 Heard = Callable[[e.Entry, State], None]
-Composed = Callable[[RolloutSpec, Path, Path], World]
+Composed = Callable[[RolloutSpec, Path, Path], AbstractAsyncContextManager[World]]
 
 
 class Service:
@@ -133,10 +134,10 @@ class Session:
     async def carry_on(self, compose: Composed, heard: Heard) -> State:
         """Controls the rollout to its end; cancelled, it leaves everything as it is."""
         spec, folder = spec_of(self.log.entries)
-        world = compose(spec, self.place.data, folder)
-        controller = Controller(spec, world, self.log, self.lock, self.place.orders, heard)
-        await controller.run()
-        return controller.state
+        async with compose(spec, self.place.data, folder) as world:
+            controller = Controller(spec, world, self.log, self.lock, self.place.orders, heard)
+            await controller.run()
+            return controller.state
 
 
 def _started(spec: RolloutSpec, folder: Path, digest: str) -> e.Started:

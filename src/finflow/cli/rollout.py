@@ -31,6 +31,8 @@ VERBS: Final[dict[str, str]] = {
     "history": "finflow.cli.rollout_reading:history",
     "log": "finflow.cli.rollout_reading:log_",
     "dora": "finflow.cli.rollout_reading:dora_",
+    "judge": "finflow.cli.rollout_judge:judge",
+    "impact": "finflow.cli.rollout_impact:impact",
 }
 
 
@@ -142,24 +144,24 @@ def _service(data: str | None, name: str) -> "Service":
 
 
 async def _begun(place_: "Service", spec: "RolloutSpec", folder: Any, again: bool, detach: bool) -> "State":
-    from finflow.app.rollout_world import compose
+    from finflow.app.rollout_world import composed
     from finflow.app.rollouts import Session
 
     async with Session(place_) as session:
         # Everything that the spec names is built before anything is begun: what is missing is said now.
-        compose(spec, place_.data, folder)
-        state = session.begin(spec, folder, again)
-        return state if detach or state.ended else await session.carry_on(compose, told)
+        async with composed(spec, place_.data, folder):
+            state = session.begin(spec, folder, again)
+        return state if detach or state.ended else await session.carry_on(composed, told)
 
 
 async def carried_on(place_: "Service") -> "State":
     """Controls the last rollout of a service in this process."""
-    from finflow.app.rollout_world import compose
+    from finflow.app.rollout_world import composed
     from finflow.app.rollouts import Session
 
     place_.last()
     async with Session(place_) as session:
-        return await session.carry_on(compose, told)
+        return await session.carry_on(composed, told)
 
 
 def told(entry: "Entry", state: "State") -> None:
@@ -248,8 +250,10 @@ def _plan(spec: "RolloutSpec") -> str:
     from finflow.rollout.spec import processes_for
 
     rows = [
-        (i + 1, f"{step.weight_percent:g} %", processes_for(spec, i), f"{step.bake_s:g} s", step.minimum_requests,
-         "yes" if step.approval else "-")
+        (
+            i + 1, f"{step.weight_percent:g} %", processes_for(spec, i), f"{step.bake_s:g} s",
+            step.minimum_requests, "yes" if step.approval else "-",
+        )
         for i, step in enumerate(spec.steps)
     ]  # fmt: skip
     head = ("STEP", "WEIGHT", "PROCESSES", "BAKE", "REQUESTS", "APPROVAL")

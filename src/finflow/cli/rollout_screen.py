@@ -1,4 +1,4 @@
-"""The screen of `finflow rollout show`: where a rollout stands, from its header to its last decisions. Pure."""
+"""The screen of `finflow rollout show`: where a rollout stands, from the whole to its parts. Pure."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -99,7 +99,8 @@ def _ladder(spec: RolloutSpec, state: State) -> list[Line]:
 def _rung(spec: RolloutSpec, state: State, index: int) -> Line:
     mark, style = _rung_mark(state, index)
     rung = spec.steps[index]
-    head = f"  {mark} {index + 1:>2}  {_percent(rung.weight_bp):>7}  {_processes(processes_for(spec, index)):<14}"
+    processes = _processes(processes_for(spec, index))
+    head = f"  {mark} {index + 1:>2}  {_percent(rung.weight_bp):>7}  {processes:<14}"
     return [(head, style), (_rung_words(spec, state, index), style)]
 
 
@@ -165,7 +166,8 @@ def _touched(state: State) -> list[Line]:
 
     impact = msgspec.convert(dict(state.impact), Impact)
     money = ", ".join(f"{amount} {currency}" for currency, amount in sorted(impact.money.items()))
-    words = f"  touched by {state.candidate}: {impact.customers:,} customers, {impact.transactions:,} transactions"
+    counts = f"{impact.customers:,} customers, {impact.transactions:,} transactions"
+    words = f"  touched by {state.candidate}: {counts}"
     return [[(words + (f", {money}" if money else ""), "")]]
 
 

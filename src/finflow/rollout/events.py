@@ -25,9 +25,10 @@ class Prepare(_Intent, frozen=True, tag="prepare"):
 
 
 class AskChecks(_Intent, frozen=True, tag="ask_checks"):
-    """Ask the checks that stand before a step."""
+    """Ask the checks that stand before a step; `running`: those that try the candidate out."""
 
     step: int
+    running: bool = False
 
 
 class Scale(_Intent, frozen=True, tag="scale"):

@@ -80,8 +80,9 @@ def judged_s(spec: RolloutSpec, delta_s: float) -> float:
 
 def _onward(spec: RolloutSpec, state: State, since: Since) -> Next:
     """The step's own work; between its parts, and while people take their time, the looking goes on."""
-    if state.phase is Phase.RAISING and not state.paused:
-        return _raise(spec, state)
+    raising = _raise(spec, state, since) if state.phase is Phase.RAISING and not state.paused else None
+    if raising is not None and not isinstance(raising, Wait):
+        return raising
     if state.weight_bp > 0 and _due(since.look_s, spec.policy.look_every_s):
         return Look()
     rest = _rest(spec, state, since)
@@ -89,6 +90,8 @@ def _onward(spec: RolloutSpec, state: State, since: Since) -> Next:
         return rest
     if state.phase is Phase.CHECKING:
         return _check(spec, state, since) or rest
+    if state.phase is Phase.RAISING:
+        return rest
     return _bake(spec, state) or rest
 
 
@@ -225,13 +228,27 @@ def _await(state: State, step: int) -> Decide:
     return _decide(state, e.Decision.AWAIT, words, step)
 
 
-def _raise(spec: RolloutSpec, state: State) -> Next:
-    """The processes first, then the weight that they can carry."""
+def _raise(spec: RolloutSpec, state: State, since: Since) -> Next:
+    """The processes first, then they are tried out, then the weight that they can carry."""
     step = target(spec, state)
     needed = processes_for(spec, step)
     if state.scaled < needed:
         return e.Scale(step, needed)
-    return e.SetWeight(step, spec.steps[step].weight_bp)
+    if state.tried is None:
+        return e.AskChecks(step, running=True)
+    verdict = worst(state.tried.judgements) if state.tried.judgements else Verdict.PASS
+    if verdict is Verdict.PASS:
+        return e.SetWeight(step, spec.steps[step].weight_bp)
+    words = failing(state.tried.judgements, verdict)
+    if verdict is Verdict.FAIL:
+        return _abort_now(state, words)
+    if state.checks_error_s >= spec.policy.error_after_s:
+        return _trouble(
+            state, spec.policy.on_error, f"the candidate could not be tried out: {words}"
+        ) or Wait(1)
+    if _due(since.checks_s, spec.policy.recheck_every_s):
+        return e.AskChecks(step, running=True)
+    return Wait(spec.policy.recheck_every_s - (since.checks_s or 0.0))
 
 
 def _bake(spec: RolloutSpec, state: State) -> Next | None:

@@ -71,7 +71,7 @@ class Controller:
 
     async def run(self) -> Phase:
         """Until the end of the rollout. Raises rollout_fenced when another controller has taken over."""
-        self._take_over()
+        await self._take_over()
         ordering = asyncio.create_task(self._follow_orders())
         try:
             while (intended := model.next_(self._spec, self.state, self._since())) is not None:
@@ -88,13 +88,17 @@ class Controller:
             await _ended(ordering, *self._telling.values(), *self._aside)
         return self.state.phase
 
-    def _take_over(self) -> None:
+    async def _take_over(self) -> None:
         """The gates learn what the log knows, and the epoch says that somebody else decides from here on."""
         for entry in self._log.entries:
             if isinstance(entry.told, e.Looked):
                 self._world.judge.look(look_of(entry.told))
         if not self.state.ended:
             self.append(e.TookOver(self.state.epoch + 1, os.getpid(), socket.gethostname()))
+        if not self.state.ended and self.state.phase is not Phase.PREPARING:
+            # A router that died with the machine comes back as it was; what is wrong with it, the looks say.
+            with contextlib.suppress(FinFlowError, TimeoutError, OSError):
+                await self._hands.open_ingress()
 
     def _leave(self) -> None:
         if not self.state.ended:

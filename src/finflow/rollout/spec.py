@@ -5,12 +5,16 @@ from datetime import datetime
 from enum import StrEnum
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from finflow.kernel.errors import FinFlowError
+from finflow.rollout.checks_spec import CheckSpec, NotifySpec
+from finflow.rollout.fleet_spec import EndpointsFleet, FleetSpec
+from finflow.rollout.gates_spec import Gates, Metrics
+from finflow.rollout.ingress_spec import IngressSpec
 from finflow.rollout.verdicts import FULL_WEIGHT_BP
 from finflow.rollout.yaml_lines import Document, Fault, Faulty, read
 
@@ -53,7 +57,7 @@ class ReleaseSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One release: its name, where it comes from, and the processes that serve it."""
 
     release: ReleaseName
-    fleet: dict[str, Any]
+    fleet: FleetSpec
     commit: Annotated[str, Meta(max_length=64)] | None = None
     committed_at: Annotated[str, Meta(description="RFC 3339, for the lead time.")] | None = None
 
@@ -102,15 +106,19 @@ class RolloutSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A whole rollout."""
 
     service: Name
-    ingress: dict[str, Any]
+    ingress: IngressSpec
     baseline: ReleaseSpec
     candidate: ReleaseSpec
     steps: Annotated[list[StepSpec], Meta(min_length=1, max_length=50)]
-    metrics: dict[str, Any]
-    gates: list[dict[str, Any]] = []
-    checks: list[dict[str, Any]] = []
-    notify: list[dict[str, Any]] = []
+    metrics: Metrics
+    gates: Gates = Gates()
+    checks: Annotated[tuple[CheckSpec, ...], Meta(max_length=50)] = ()
+    notify: Annotated[tuple[NotifySpec, ...], Meta(max_length=20)] = ()
     policy: PolicySpec = PolicySpec()
+    impact: Annotated[
+        Literal["journal"] | None,
+        Meta(description="`journal`: what the candidate did in FinFlow's own ledger."),
+    ] = None
 
 
 _UNKNOWN: Final = re.compile(r"unknown field `(?P<key>[^`]*)`")
@@ -249,13 +257,19 @@ def moment(text: str) -> datetime | None:
 
 def fleet_processes(release: ReleaseSpec) -> int:
     """How many processes serve everybody."""
-    return int(release.fleet.get("processes", 1))
+    fleet = release.fleet
+    return len(fleet.endpoints) if isinstance(fleet, EndpointsFleet) else fleet.processes
 
 
 def processes_for(spec: RolloutSpec, step: int) -> int:
-    """How many processes of the candidate a step needs: named in the step, or in proportion to its weight."""
+    """How many processes of the candidate a step needs: named in the step, or in proportion to its weight.
+
+    Processes that somebody else runs are not scaled: all of them are there, or the step is not taken.
+    """
     rung = spec.steps[step]
     whole = fleet_processes(spec.candidate)
+    if isinstance(spec.candidate.fleet, EndpointsFleet):
+        return whole
     return rung.processes or max(1, ceil(whole * rung.weight_bp / FULL_WEIGHT_BP))
 
 

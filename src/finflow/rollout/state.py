@@ -87,6 +87,7 @@ class State(msgspec.Struct, frozen=True):
     set_right: bool = False
     look: e.Looked | None = None
     checks: e.Done | None = None
+    tried: e.Done | None = None
     checks_error_s: float = 0.0
     # What was tried and failed in a row, and what has been done of the ending.
     failures: int = 0
@@ -191,7 +192,7 @@ def _done(state: State, entry: e.Entry, told: e.Done) -> State:
         case e.AskChecks():
             return _checked(state, told)
         case e.Scale(processes=processes):
-            return _with(state, scaled=processes, unready_s=0.0)
+            return _with(state, scaled=processes, unready_s=0.0, tried=None)
         case e.SetWeight(weight_bp=weight):
             return _weighed(state, entry, weight)
         case e.TakeBack():
@@ -215,10 +216,14 @@ def _finished_part(state: State, part: str) -> State:
 
 
 def _checked(state: State, told: e.Done) -> State:
-    # Errors that follow each other count as time; the numbers of the line say how long the asking paused.
-    waited = float(told.facts.get("since_s", 0.0)) if state.checks else 0.0
-    errs = worst(told.judgements) is Verdict.ERROR if told.judgements else False
-    return _with(state, checks=told, checks_error_s=state.checks_error_s + waited if errs else 0.0)
+    """Errors that follow each other count as time: the line says how long ago was asked before."""
+    running = isinstance(told.intent, e.AskChecks) and told.intent.running
+    before = state.tried if running else state.checks
+    waited_s = float(told.facts.get("since_s", 0.0)) if before else 0.0
+    passes = not told.judgements or worst(told.judgements) in (Verdict.PASS, Verdict.FAIL)
+    errs = not passes and (running or worst(told.judgements) is Verdict.ERROR)
+    state = _with(state, checks_error_s=state.checks_error_s + waited_s if errs else 0.0)
+    return _with(state, tried=told) if running else _with(state, checks=told)
 
 
 def _weighed(state: State, entry: e.Entry, weight: int) -> State:
@@ -351,8 +356,9 @@ def _decided(state: State, entry: e.Entry, told: e.Decided) -> State:
     match told.decision:
         case e.Decision.PASS_CHECKS:
             return _with(
-                state, phase=Phase.RAISING, awaiting=False, checks=None, checks_error_s=0.0, step=told.step
-            )
+                state, phase=Phase.RAISING, step=told.step, awaiting=False,
+                checks=None, tried=None, checks_error_s=0.0,
+            )  # fmt: skip
         case e.Decision.AWAIT:
             return _owed(_with(state, awaiting=True), entry, "awaiting_approval", told.words)
         case e.Decision.PASS_STEP:

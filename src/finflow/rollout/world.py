@@ -10,9 +10,11 @@ import msgspec
 
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout import events as e
+from finflow.rollout.judge import Look
 from finflow.rollout.ports import BlastRadius, Check, Endpoint, Fleet, Ingress, Notifier, Source
 from finflow.rollout.spec import RolloutSpec, fleet_processes
-from finflow.rollout.verdicts import Judgement, Reading, Side, Verdict, worst
+from finflow.rollout.state import Told
+from finflow.rollout.verdicts import Judgement, Side, Verdict, worst
 
 T = TypeVar("T")
 
@@ -20,16 +22,6 @@ _LOOK_WITHIN_S: Final = 5.0
 _INGRESS_WITHIN_S: Final = 15.0
 # On top of what a fleet was given: its own bookkeeping.
 _FLEET_SLACK_S: Final = 60.0
-
-
-class Look(msgspec.Struct, frozen=True):
-    """What there is to judge: the weight in force, totals of both sides, what the router says."""
-
-    at_s: float
-    weight_bp: int
-    readings: dict[Side, Reading] = {}
-    routed: dict[Side, int] | None = None
-    error: str | None = None
 
 
 class Judge(Protocol):
@@ -49,8 +41,10 @@ def look_of(told: e.Looked) -> Look:
 class Checks(Protocol):
     """The checks that stand before a step."""
 
-    def before(self, step: int, approvals: Mapping[str, Any]) -> Sequence[Check]:
-        """Those of this step; `approvals` are what people have approved so far, by digest."""
+    def before(self, step: int, running: bool, approvals: Mapping[str, Told]) -> Sequence[Check]:
+        """Those of this step, before or when the candidate's processes run for it; `approvals` are what
+        people have approved so far, by digest.
+        """
 
 
 class World(msgspec.Struct, frozen=True):
@@ -64,6 +58,8 @@ class World(msgspec.Struct, frozen=True):
     checks: Checks
     notifier: Notifier
     blast_radius: BlastRadius | None = None
+    # Has the router run, with these processes of the baseline where it had none; or somebody else does.
+    open_ingress: Callable[[Sequence[Endpoint]], Awaitable[None]] | None = None
 
 
 class Refused(Exception):
@@ -78,14 +74,14 @@ class Hands:
         self._world = world
         self._backends: dict[Side, tuple[Endpoint, ...]] = {}
 
-    async def do(self, intent: e.Intent, approvals: Mapping[str, Any], since_s: float | None) -> e.Done:
+    async def do(self, intent: e.Intent, approvals: Mapping[str, Told], since_s: float | None) -> e.Done:
         """The outcome; never raises but for cancellation and bugs."""
         try:
             match intent:
                 case e.Prepare():
                     facts = await self._prepare()
-                case e.AskChecks(step=step):
-                    return await self._ask(intent, step, approvals, since_s)
+                case e.AskChecks():
+                    return await self._ask(intent, approvals, since_s)
                 case e.Scale(processes=processes):
                     facts = await self._scale(processes)
                 case e.SetWeight(weight_bp=weight):
@@ -114,8 +110,15 @@ class Hands:
         """The baseline serves everybody, whatever the ingress was left at."""
         fleet, within_s = self._world.baseline, self._spec.policy.ready_within_s
         await self._have(fleet, fleet_processes(self._spec.baseline), "baseline", within_s)
+        await self.open_ingress()
         count = await self._connect(Side.BASELINE)
         return {"processes": count, **await self._weight(0)}
+
+    async def open_ingress(self) -> None:
+        """A router that does not run is started as it was left."""
+        if self._world.open_ingress is not None:
+            endpoints = await self._within(self._world.baseline.endpoints(), _INGRESS_WITHIN_S)
+            await self._within(self._world.open_ingress(endpoints), 2 * _INGRESS_WITHIN_S)
 
     async def _have(self, fleet: Fleet, processes: int, name: str, within_s: float) -> None:
         await self._within(fleet.start(processes), within_s + _FLEET_SLACK_S)
@@ -172,10 +175,8 @@ class Hands:
         whole = await self._within(self._fleet(side).drain(within_s), within_s + _FLEET_SLACK_S)
         return {"cut_off": not whole}
 
-    async def _ask(
-        self, intent: e.AskChecks, step: int, approvals: Mapping[str, Any], since_s: float | None
-    ) -> e.Done:
-        checks = self._world.checks.before(step, approvals)
+    async def _ask(self, intent: e.AskChecks, approvals: Mapping[str, Told], since_s: float | None) -> e.Done:
+        checks = self._world.checks.before(intent.step, intent.running, approvals)
         judgements = tuple(await asyncio.gather(*(check.judge() for check in checks)))
         facts = {"since_s": round(since_s, 3)} if since_s is not None else {}
         return e.Done(intent, True, facts=facts, judgements=judgements)
