@@ -226,7 +226,7 @@ def _since(text: str, until: str) -> str:
 
 def _delivery(found: "Delivery") -> str:
     def seconds(value: float | None) -> str:
-        return "-" if value is None else f"{value:,.1f} s"
+        return "-" if value is None else f"{value:,.2f} s"
 
     rate = "-" if found.change_failure_rate is None else f"{found.change_failure_rate:.1%}"
     served = f"{found.changes_failed} of {found.changes_served} changes that served somebody"

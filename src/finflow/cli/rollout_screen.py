@@ -139,8 +139,10 @@ def _bar(share: float, width: int) -> str:
 
 
 def _traffic(state: State) -> list[Line]:
-    candidate = state.weight_bp if state.drift_bp is None else state.drift_bp
     lines = [_title("TRAFFIC")]
+    if "swap" in state.done:
+        return [*lines, [(f"  everybody  {state.candidate:<14.14} {_bar(1.0, _BAR)} {_percent(10_000):>8}", "green")]]
+    candidate = state.weight_bp if state.drift_bp is None else state.drift_bp
     for side, name, weight in (
         (Side.BASELINE, state.baseline, 10_000 - candidate),
         (Side.CANDIDATE, state.candidate, candidate),
@@ -153,10 +155,15 @@ def _traffic(state: State) -> list[Line]:
 
 
 def _counted(state: State, side: Side) -> str:
+    """Since the rollout's first look; a source that began anew counts from there."""
     reading = state.look.readings.get(side) if state.look else None
     if reading is None:
         return ""
-    return f"  {reading.requests:>9,} requests  {reading.errors:,} errors"
+    before = state.before.get(side, reading)
+    anew = reading.requests < before.requests
+    requests = reading.requests - (0 if anew else before.requests)
+    errors = reading.errors - (0 if anew else before.errors)
+    return f"  {requests:>9,} requests  {errors:,} errors"
 
 
 def _touched(state: State) -> list[Line]:

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from finflow.rollout import events as e
-from finflow.rollout.verdicts import Judgement, Side, Verdict, worst
+from finflow.rollout.verdicts import Judgement, Reading, Side, Verdict, worst
 
 # Kept in memory for the screen; the log has them all.
 _LAST_DECISIONS: Final = 12
@@ -81,6 +81,7 @@ class State(msgspec.Struct, frozen=True):
     baked_s: float = 0.0
     step_began_at: str = ""
     origin_requests: int | None = None
+    before: Mapping[Side, Reading] = {}
     error_s: float = 0.0
     unready_s: float = 0.0
     drift_bp: int | None = None
@@ -275,6 +276,7 @@ def _looked(state: State, entry: e.Entry, told: e.Looked) -> State:
         look=told,
         baked_s=state.baked_s + told.delta_s if bakes else state.baked_s,
         origin_requests=requests if state.origin_requests is None else state.origin_requests,
+        before={**told.readings, **state.before},
         error_s=state.error_s + told.delta_s if told.verdict is Verdict.ERROR else 0.0,
         unready_s=state.unready_s + told.delta_s if (told.ready or 0) < told.processes else 0.0,
         drift_bp=drift_bp,
