@@ -51,6 +51,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "finflow.cli.settlement:settlement",
         "Follow settlement cycles; check payment messages, net obligations, ask for value dates.",
     ),
+    "rollout": (
+        "finflow.cli.rollout:rollout",
+        "Move a service to a new release step by step, judged at each; a bad one takes itself back.",
+    ),
     "release": ("finflow.cli.release:release", "Build, list, check and remove releases."),
     "demo": ("finflow.cli.demo:demo", "Replay a bank's history over HTTP and check every balance."),
 }

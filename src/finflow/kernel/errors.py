@@ -175,6 +175,17 @@ _ENTRIES = (
     Kind("source_malformed", 502, "The source of a rollout's numbers gives something that cannot be used.", "Compare the names and queries under `metrics:` with what the source shows.", EXIT_USAGE),
     Kind("recording_malformed", 400, "The recording is not one that the judge can read.", "`finflow rollout judge --help` shows the shapes: looks or series as JSON lines, totals or series as CSV.", EXIT_USAGE),
     Kind("gates_malformed", 400, "The file of gates says something that a gate cannot follow.", "The line above names the place; without --gates the default gates judge.", EXIT_USAGE),
+    # What a rollout refuses.
+    Kind("spec_malformed", 400, "The specification of the rollout has faults.", "Mend the lines named above; `finflow rollout schema` prints the schema, `finflow rollout validate` checks again.", EXIT_USAGE),
+    Kind("rollout_unknown", 404, "The service has no rollout.", "`finflow rollout history` lists them; `finflow rollout start SPEC.yaml` begins one."),
+    Kind("rollout_controlled", 409, "Another controller carries this service's rollout on.", "Watch it with `finflow rollout show --watch`; order it with promote, pause, resume, approve or abort."),
+    Kind("rollout_active", 409, "The service has a rollout that has not ended.", "Let `finflow rollout run` carry it on, or take it back with `finflow rollout abort`."),
+    Kind("rollout_repeated", 409, "The last rollout of the service was this one, and it has ended.", "Give the candidate a new release, or repeat it as it is with --again."),
+    Kind("rollout_not_running", 409, "No controller runs for this service.", "Start one with `finflow rollout run`; only `abort` is carried out without one."),
+    Kind("order_refused", 409, "The rollout cannot follow this order now.", "`finflow rollout show` says where it stands and what can be ordered."),
+    Kind("rollout_fenced", 409, "The controller has lost its service to another one and does nothing more.", "`finflow rollout show` says who has it now."),
+    Kind("log_broken", 500, "The decision log was changed, and nothing is decided on it.", "`finflow rollout log --verify` names every line; bring the file back from a copy, or move the folder away to begin anew."),
+    Kind("log_unwritable", 507, "The decision log cannot be written.", "Free some space or mend the folder's permissions; the weight was set to 0, and `finflow rollout run` goes on.", EXIT_UNREACHABLE, True),
     # Fleets and their releases.
     Kind("fleet_failed", 503, "The processes of the fleet do not do what they were told.", "Read the logs in the folder of the fleet: process-N.log, and supervisor.log.", EXIT_UNREACHABLE),
     Kind("fleet_conflict", 409, "Processes of another plan run in the folder of the fleet.", "Stop them first, or give the new fleet a folder of its own."),
@@ -195,6 +206,16 @@ _ENTRIES = (
     Kind("ingress_missing", 503, "The router's program is not installed.", "Install Caddy with `pip install 'finflow[local]'`, or HAProxy with the system's packages.", EXIT_UNREACHABLE),
     Kind("ingress_failed", 503, "The router did not start.", "The line above is from its log; start.log in its folder has the rest.", EXIT_UNREACHABLE),
     Kind("source_unreachable", 503, "The numbers about the traffic cannot be read.", "Check the source that the detail names; a rollout waits rather than going on without numbers.", EXIT_UNREACHABLE, True),
+    # What the judge of a rollout meets: sources of numbers, recordings of them.
+    Kind("source_unreachable", 503, "The source of a rollout's numbers does not answer.", "Check the URL under `metrics:` and whether what it names runs; nothing is promoted without numbers.", EXIT_UNREACHABLE, True),
+    Kind("source_malformed", 502, "The source of a rollout's numbers gives something that cannot be used.", "Compare the names and queries under `metrics:` with what the source shows.", EXIT_USAGE),
+    Kind("recording_malformed", 400, "The recording is not one that the judge can read.", "`finflow rollout judge --help` shows the shapes: looks or series as JSON lines, totals or series as CSV.", EXIT_USAGE),
+    Kind("gates_malformed", 400, "The file of gates says something that a gate cannot follow.", "The line above names the place; without --gates the default gates judge.", EXIT_USAGE),
+    # What checks and notices of a rollout meet.
+    Kind("notice_undelivered", 502, "A notice about a rollout could not be delivered.", "Check the receiver and the variables that the notify section names; the log has each failure.", EXIT_UNREACHABLE, True),
+    Kind("check_unavailable", 400, "The spec names a check or a notice that cannot be made here.", "Set the variable, or name the part, that the line above says is missing.", EXIT_USAGE),
+    Kind("export_failed", 400, "The export cannot be written.", "Check the path, its permissions and the space that is left; no part of it was left behind.", EXIT_USAGE),
+    Kind("moment_malformed", 400, "The text is not a moment.", "Write it like 2026-12-24T12:00:00Z.", EXIT_USAGE),
     # Where it runs: the stack, its data folder, its configuration.
     Kind("setting_malformed", 400, "A setting has a value that it cannot have.", "`finflow info` shows every setting and where its value comes from.", EXIT_USAGE),
     Kind("stack_running", 409, "FinFlow already runs on this data folder.", "Use the one that runs, stop it with `finflow down`, or choose another folder with --data."),

@@ -1,0 +1,151 @@
+"""Everything that a rollout's spec names, made of what the house has: router, fleets, source, checks."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from finflow.kernel.errors import FinFlowError
+from finflow.rollout.checks_spec import SmokeSpec
+from finflow.rollout.ingress_spec import AlbSpec, CaddySpec, GatewaySpec, HaproxySpec, IngressSpec
+from finflow.rollout.judge import Judge
+from finflow.rollout.ports import Approval, Check, Endpoint, Fleet, Ingress, Source, TrafficLog
+from finflow.rollout.spec import RolloutSpec
+from finflow.rollout.state import Told
+from finflow.rollout.verdicts import Reading, Side
+from finflow.rollout.world import World
+
+if TYPE_CHECKING:
+    from finflow.app.checks import Maker
+    from finflow.rollout.ports import BlastRadius
+
+_LAST_NOTICES_WITHIN_S: Final = 30.0
+
+
+@asynccontextmanager
+async def composed(spec: RolloutSpec, data: Path, folder: Path) -> AsyncIterator[World]:
+    """The world of a spec whose relative paths begin at `folder`. Raises what its parts are missing."""
+    from finflow.app import fleets, notices
+    from finflow.rollout.sources.opening import open_source
+
+    def fleet(side: Side) -> Fleet:
+        named = spec.baseline if side is Side.BASELINE else spec.candidate
+        return fleets.fleet(named.fleet, data=data, service=spec.service, release=named.release, base=folder)
+
+    both = {side: fleet(side) for side in Side}
+    ingress, traffic = opened_ingress(spec.ingress, data / "ingress" / spec.service)
+    releases = {Side.BASELINE: spec.baseline.release, Side.CANDIDATE: spec.candidate.release}
+    running: dict[Side, Sequence[Endpoint]] = {}
+    source = open_source(spec.metrics, releases=releases, traffic=traffic, endpoints=lambda: running)
+    checks = StepChecks(spec, folder, both[Side.CANDIDATE])
+    async with AsyncExitStack() as stack:
+        outbox = notices.outbox(spec.notify, folder, data / "rollouts" / spec.service / "notices.jsonl")
+        await outbox.open()
+        stack.push_async_callback(outbox.close, _LAST_NOTICES_WITHIN_S)
+        if close := getattr(source, "close", None):
+            stack.push_async_callback(close)
+        yield World(
+            ingress=ingress,
+            baseline=both[Side.BASELINE],
+            candidate=both[Side.CANDIDATE],
+            source=FleetSource(source, both, running),
+            judge=Judge(spec.gates),
+            checks=checks,
+            notifier=outbox,
+            blast_radius=await _blast_radius(spec, stack),
+            open_ingress=_opener(ingress),
+        )
+
+
+def opened_ingress(spec: IngressSpec, folder: Path) -> tuple[Ingress, TrafficLog | None]:
+    """The router that a spec names, and its log of requests where it keeps one; nothing is started."""
+    match spec:
+        case CaddySpec():
+            from finflow.stack.ingress.caddy import CaddyIngress
+
+            caddy = CaddyIngress(spec, folder)
+            return caddy, caddy.traffic
+        case HaproxySpec():
+            from finflow.stack.ingress.haproxy import HaproxyIngress
+
+            haproxy = HaproxyIngress(spec, folder)
+            return haproxy, haproxy.traffic
+        case GatewaySpec() | AlbSpec():
+            raise FinFlowError("ingress_missing", "not yet")
+
+
+def _opener(ingress: Ingress) -> Callable[[Sequence[Endpoint]], Any] | None:
+    """Routers of ours are started; others are somebody else's."""
+    from finflow.stack.ingress.local import LocalIngress
+
+    if not isinstance(ingress, LocalIngress):
+        return None
+
+    async def opened(baseline: Sequence[Endpoint]) -> None:
+        # One that was left with backends keeps them: who serves whom is the log's to say.
+        known = ingress.folder.backends()[Side.BASELINE]
+        await ingress.start(None if known else baseline)
+
+    return opened
+
+
+async def _blast_radius(spec: RolloutSpec, stack: AsyncExitStack) -> "BlastRadius | None":
+    if spec.impact is None:
+        return None
+    from finflow.app import Config
+    from finflow.app.impact import blast_radius
+
+    return await stack.enter_async_context(blast_radius(Config.load()))
+
+
+class FleetSource:
+    """A source that knows at every reading which processes there are."""
+
+    def __init__(
+        self, source: Source, fleets: Mapping[Side, Fleet], running: dict[Side, Sequence[Endpoint]]
+    ) -> None:
+        self._source = source
+        self._fleets = fleets
+        self._running = running
+
+    async def read(self) -> Mapping[Side, Reading]:
+        """What the source says of them."""
+        for side, fleet in self._fleets.items():
+            self._running[side] = await fleet.endpoints()
+        return await self._source.read()
+
+
+class RecordedApprovals:
+    """The approvals that the decision log holds."""
+
+    def __init__(self) -> None:
+        self.known: Mapping[str, Told] = {}
+
+    async def find(self, digest: str) -> Approval | None:
+        """The approval of the thing with this digest, or None."""
+        given = self.known.get(digest)
+        return None if given is None else Approval(digest, given.who, given.at)
+
+
+class StepChecks:
+    """The checks of a spec: those that try the candidate out, and those that need nothing of it."""
+
+    def __init__(self, spec: RolloutSpec, folder: Path, candidate: Fleet) -> None:
+        from finflow.app import checks
+
+        self._approvals = RecordedApprovals()
+        around = checks.Surroundings(folder, spec.service, spec.candidate.release, self._approvals)
+        made = checks.checks(spec.checks, around, _makers(spec, candidate))
+        pairs = list(zip(spec.checks, made, strict=True))
+        self._trying = [check for named, check in pairs if isinstance(named, SmokeSpec)]
+        self._others = [check for named, check in pairs if not isinstance(named, SmokeSpec)]
+
+    def before(self, step: int, running: bool, approvals: Mapping[str, Told]) -> Sequence[Check]:
+        """The same before every step."""
+        self._approvals.known = approvals
+        return self._trying if running else self._others
+
+
+def _makers(spec: RolloutSpec, candidate: Fleet) -> "Mapping[type, Maker]":
+    """Checks that other rooms own."""
+    return {}
