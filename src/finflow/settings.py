@@ -185,7 +185,7 @@ SETTINGS: Final = (
     ),
     Setting(
         "keep_commands",
-        "Whether the journal keeps what was asked beside what was booked, which a shadow compares: yes or no.",
+        "Whether the journal keeps what was asked beside what was booked, for a shadow: yes or no.",
         lambda: False,
         _yes_or_no,
     ),

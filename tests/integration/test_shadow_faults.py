@@ -1,4 +1,4 @@
-"""Ten faults of a release, each made for real in its writer, each found and named; what follows is no new case."""
+"""Ten faults of a release, made for real in its writer, each found and named; what follows is no new case."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -69,7 +69,9 @@ def account(patch: Patch) -> None:
         refusal = right(book, command, legs)
         if refusal is None:
             others = [a for a in book.by_number.values() if a.currency == legs[0].account.currency]
-            legs[-1] = replace(legs[-1], account=next(a for a in others if a not in [leg.account for leg in legs]))
+            legs[-1] = replace(
+                legs[-1], account=next(a for a in others if a not in [leg.account for leg in legs])
+            )
         return refusal
 
     patch.setattr(rules, "_read_lines", read)

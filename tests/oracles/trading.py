@@ -8,7 +8,12 @@ from finflow.kernel.errors import FinFlowError
 from finflow.ledger.book import Record
 from oracles.service import Desk
 
-RATES = {("EUR", "USD"): "1.083517", ("EUR", "JPY"): "169.31", ("USD", "KWD"): "0.307", ("EUR", "CLF"): "0.0281"}
+RATES = {
+    ("EUR", "USD"): "1.083517",
+    ("EUR", "JPY"): "169.31",
+    ("USD", "KWD"): "0.307",
+    ("EUR", "CLF"): "0.0281",
+}
 CURRENCIES = ("EUR", "USD", "JPY", "KWD", "CLF")
 
 
@@ -20,7 +25,9 @@ class Market:
         self.fx: Exchange = FxService(one.pool, one.clock).of(one.service)
         self.accounts: dict[str, str] = {}
 
-    async def quote(self, sell: str, buy: str, amount: str, fixed: str = "sell", spread: str = "0.005") -> str:
+    async def quote(
+        self, sell: str, buy: str, amount: str, fixed: str = "sell", spread: str = "0.005"
+    ) -> str:
         draft = QuoteDraft(sell, buy, fixed, amount, spread, 60)  # type: ignore[arg-type] # drawn from both
         return (await self.fx.quote(self.one.ledger_id, draft, None, "test"))[0].quote_id
 
@@ -51,9 +58,12 @@ async def trade(market: Market, dice: Random, count: int) -> None:
             await market.push(str(dice.randrange(1, 9)))
         sell, buy = dice.sample(CURRENCIES, 2)
         try:
-            quote_id = await market.quote(sell, buy, str(dice.randrange(1, 5000)), dice.choice(["sell", "buy"]))
+            quote_id = await market.quote(
+                sell, buy, str(dice.randrange(1, 5000)), dice.choice(["sell", "buy"])
+            )
         except FinFlowError as error:
-            assert error.kind.code in ("converts_to_zero", "pair_unknown"), error
+            if error.kind.code not in ("converts_to_zero", "pair_unknown"):
+                raise
             continue
         if dice.randrange(5):
             market.one.clock.at += 61_000_000 * (dice.randrange(12) == 0)

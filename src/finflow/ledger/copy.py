@@ -107,12 +107,12 @@ _whole = [False]
 
 
 def keep_commands_whole(whole: bool) -> None:
-    """Have journal rows keep their commands with all entries, though the entries table has what was booked."""
+    """Have journal rows keep their commands with all entries, not only what was booked."""
     _whole[0] = whole
 
 
 def is_plain(command: Command) -> bool:
-    """Whether entries alone say everything that this command said, and nobody wants to know how it was said."""
+    """Whether entries alone say everything that this command said."""
     return (
         not _whole[0]
         and isinstance(command, PostTransaction)

@@ -22,12 +22,13 @@ from finflow.shadow.model import Compared, Difference, Outcome, Words
 MAX_ALLOWANCES: Final = 200
 _MAX_BYTES: Final = 1 << 20
 
-# What a case is about: a row of the journal, a quote, a netted cycle, an account's settings, the journal's seq.
+# What a case is about: a row of the journal, a quote, a netted cycle, an account's settings, the journal's
+# seq.
 Subject = Literal["command", "quote", "cycle", "account", "gap"]
 
 
 class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Differences that are meant. `places` are patterns like `metadata.*`; `kinds` and `subjects` narrow it."""
+    """Differences that are meant. `places` are patterns: `metadata.*`; `kinds` and `subjects` narrow it."""
 
     name: str
     reason: str

@@ -1,4 +1,4 @@
-"""Settlement cycles netted once more: from the live orders, by the baseline's netting, against what is kept."""
+"""Settlement cycles netted once more, by the baseline's netting, from the live orders."""
 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple

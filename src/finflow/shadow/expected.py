@@ -1,8 +1,8 @@
 """What the baseline would have asked the ledger for: commands that the house makes itself, made again.
 
-A conversion is decided before the ledger sees it, in its quote, and a settlement order's hold in the order. So
-replaying their commands alone would find nothing: they are built anew from the quote and the order, by the
-baseline's own code, and it is these that the shadow books.
+A conversion is decided before the ledger sees it, in its quote, and a settlement order's hold in the order.
+So replaying their commands alone would find nothing: they are built anew from the quote and the order, by
+the baseline's own code, and it is these that the shadow books.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 """Deciding live commands once more, one ledger at a time, and judging what came of them.
 
-The book is the ledger's own, and so are the rules: only the booking time is that of the live row, and what the
-shadow keeps where the two disagree. It keeps its own entries, which are what should have been booked; but where
-the live ledger said no, no money moved and somebody was told so, and the shadow's books say no too. Accounts are
-opened as they were opened live, so that later commands find them.
+The book is the ledger's own, and so are the rules: only the booking time is that of the live row, and what
+the shadow keeps where the two disagree. It keeps its own entries, which are what should have been booked;
+but where the live ledger said no, no money moved and somebody was told so, and the shadow's books say no
+too. Accounts are opened as they were opened live, so that later commands find them.
 """
 
 from collections import Counter, OrderedDict
@@ -40,7 +40,7 @@ _ACCOUNTS: Final = (OpenAccount, ChangeAccount, DeclareAsset)
 
 
 class Judged(NamedTuple):
-    """One row judged: what the shadow's journal gets, the word on it, and what the shadow made of it itself."""
+    """One row judged: what the shadow's journal gets, the word on it, what the shadow itself made of it."""
 
     row: LiveRow
     record: Record
@@ -218,7 +218,7 @@ def _adopt(book: Book, live: Record, shadow: Record) -> Record:
 
 
 def _group_end(rows: Sequence[LiveRow], start: int) -> int:
-    """Where the refusals end that were decided at one moment for one caller; `start` where none is a group's."""
+    """Where refusals of one moment and caller end; `start` where none of them is a group's."""
     first = rows[start].record
     end, grouped = start, False
     while end < len(rows):
@@ -233,8 +233,8 @@ def _group_end(rows: Sequence[LiveRow], start: int) -> int:
 def _judge_group(book: Book, rows: Sequence[LiveRow]) -> list[Judged]:
     """Groups that were refused as a whole: each member on what those before it would have left.
 
-    The journal does not say where one group ends and the next begins, so a member that does not fit is decided
-    once more as the first of another group. In the end nothing of them is booked.
+    The journal does not say where one group ends and the next begins, so a member that does not fit is
+    decided once more as the first of another group. In the end nothing of them is booked.
     """
     mark, fresh, account_no = book.mark(), True, book.account_no
     judged: list[Judged] = []

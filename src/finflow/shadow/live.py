@@ -19,7 +19,8 @@ select {columns} from journal j where ledger_no = $1 and seq > $2 order by seq l
 _HEADS: Final = "select ledger_no, seq from heads order by ledger_no"
 _HAS_RELEASE: Final = """
 select exists (
-    select from pg_attribute where attrelid = to_regclass('journal') and attname = 'release' and not attisdropped
+    select from pg_attribute
+     where attrelid = to_regclass('journal') and attname = 'release' and not attisdropped
 )
 """
 _SETTINGS: Final = """

@@ -175,7 +175,7 @@ def _expiry(record: Record) -> int | None:
 
 
 def _opened(record: Record) -> tuple[Any, ...] | None:
-    """What never changes of an account that was opened; what may change is compared when both have caught up."""
+    """What never changes of an account; what may is compared when both have caught up."""
     account = record.account
     if account is None or not isinstance(record.command, OpenAccount):
         return None

@@ -47,7 +47,8 @@ select coalesce(max({number}), 0) from {table}
  where ledger_no = $1 and {moment} < (select max({moment}) from {table} where ledger_no = $1) - $2::interval
 """
 _NEWEST: Final = """
-select wanted.place, r.* from unnest($2::integer[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])
+select wanted.place, r.*
+  from unnest($2::integer[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])
        as wanted (place, low, high, at, recorded)
  cross join lateral (
      select * from fx_rates
@@ -58,8 +59,8 @@ select wanted.place, r.* from unnest($2::integer[], $3::text[], $4::text[], $5::
 """
 _COLUMNS: Final = (
     "ledger_no", "quote_no", "created_at", "expires_at", "sell_currency", "sell_exponent", "sell_minor",
-    "buy_currency", "buy_exponent", "buy_minor", "fair_minor", "spread_minor", "rate", "spread_ppm", "residue",
-    "method", "rate_nos", "key", "request", "caller",
+    "buy_currency", "buy_exponent", "buy_minor", "fair_minor", "spread_minor", "rate", "spread_ppm",
+    "residue", "method", "rate_nos", "key", "request", "caller",
 )  # fmt: skip
 _ADD_QUOTE: Final = f"""
 insert into fx_quotes ({", ".join(_COLUMNS)}) overriding system value

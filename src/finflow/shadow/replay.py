@@ -1,8 +1,8 @@
 """The replayer: reads the live journal by cursor, decides it again on the clone, keeps what differs.
 
-The clone's own heads are the cursor: rows, cases, tallies and distances commit together, so a replayer that is
-killed goes on exactly where it was. A batch at a time is in memory. It only ever reads from the live database,
-and it only writes to one that is marked as a shadow.
+The clone's own heads are the cursor: rows, cases, tallies and distances commit together, so a replayer that
+is killed goes on exactly where it was. A batch at a time is in memory. It only ever reads from the live
+database, and it only writes to one that is marked as a shadow.
 """
 
 import datetime as dt
@@ -19,8 +19,8 @@ from finflow.kernel.clock import system_clock, to_datetime
 from finflow.ledger import save
 from finflow.ledger import store as ledger_store
 from finflow.ledger.book import Book, Head
-from finflow.ledger.copy import read_legs
 from finflow.ledger.commands import ChangeAccount, OpenAccount, Request
+from finflow.ledger.copy import read_legs
 from finflow.ledger.loader import load, needs
 from finflow.ledger.store import Connection
 from finflow.shadow import live, store
@@ -244,13 +244,14 @@ class LedgerReplayer:
         return found
 
     def _case(
-        self, case_no: int, subject: Any, number: int, outcome: Outcome, row: LiveRow, differences: tuple[Difference, ...],
-        live_side: dict[str, Any], shadow_side: dict[str, Any], kind: str, cause: int | None = None,
-        allowance: str | None = None,
+        self, case_no: int, subject: Any, number: int, outcome: Outcome, row: LiveRow,
+        differences: tuple[Difference, ...], live_side: dict[str, Any], shadow_side: dict[str, Any],
+        kind: str, cause: int | None = None, allowance: str | None = None,
     ) -> Case:  # fmt: skip
         return Case(
             case_no, self.ledger_no, subject, number, outcome, kind, _now(),
-            to_datetime(row.record.recorded_at), differences, live_side, shadow_side, row.release, cause, allowance,
+            to_datetime(row.record.recorded_at), differences, live_side, shadow_side, row.release, cause,
+            allowance,
         )  # fmt: skip
 
     async def _set_apart(self, clone: Connection) -> None:
@@ -296,9 +297,9 @@ class LedgerReplayer:
         compared = Compared(Outcome.MISMATCH, differences)
         outcome, allowance = excused(compared, "account", "account", allowances, _today())
         return Case(
-            self._numbers.take(), self.ledger_no, "account", self._changed[account_no], outcome, "account", _now(),
-            _now(), differences, {"account_no": account_no, **one}, {"account_no": account_no, **other},
-            allowance=allowance,
+            self._numbers.take(), self.ledger_no, "account", self._changed[account_no], outcome, "account",
+            _now(), _now(), differences, {"account_no": account_no, **one},
+            {"account_no": account_no, **other}, allowance=allowance,
         )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def bound(self) -> float | None:
-        """With 95 % confidence fewer are wrong than this share; None once one is, or before any was compared."""
+        """With 95 % confidence fewer are wrong than this share; None once one is wrong."""
         return None if self.wrong else bound(self.compared)
 
 

@@ -46,7 +46,7 @@ select l.*, h.recorded_at from ledgers l join heads h using (ledger_no) where l.
 
 
 class ShadowSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What to compare with what. URLs may hold secrets: they come from the environment and go nowhere else."""
+    """What to compare with what. URLs may hold secrets, and go nowhere else."""
 
     live_url: str
     clone_url: str
@@ -188,8 +188,8 @@ class Shadow:
             judged.compared, "cycle", "cycle", self.settings.allowances, now.date()
         )  # fmt: skip
         return Case(
-            self._numbers.take(), judged.ledger_no, "cycle", judged.cycle_no, outcome, "cycle", now, judged.at,
-            judged.compared.differences, judged.live, judged.shadow, allowance=allowance,
+            self._numbers.take(), judged.ledger_no, "cycle", judged.cycle_no, outcome, "cycle", now,
+            judged.at, judged.compared.differences, judged.live, judged.shadow, allowance=allowance,
         )  # fmt: skip
 
     # --- what is told ---

@@ -84,7 +84,8 @@ select number, case_no from shadow.cases where ledger_no = $1 and subject = 'com
 
 
 async def mark(connection: Connection) -> None:
-    """Make a fresh clone a shadow: from now on it says what it is. Raises shadow_target_live for a second time.
+    """Make a fresh clone a shadow: from now on it says what it is. Raises shadow_target_live for a second
+    time.
 
     Whoever calls this has just made the copy, and knows that it is none.
     """
@@ -100,6 +101,16 @@ async def check_apart(live: Connection, clone: Connection) -> None:
         raise FinFlowError("shadow_target_live", "the database to replay on has no mark of a shadow")
     if await live.fetchval(_MARKED):
         raise FinFlowError("shadow_target_live", "the database to read from is a shadow itself")
+
+
+async def wipe(connection: Connection) -> None:
+    """Take a clone out of a database that was named for it. Raises shadow_target_live for anything else."""
+    if not await connection.fetchval(_MARKED):
+        raise FinFlowError("shadow_target_live", "the database has no mark of a shadow, so it is left alone")
+    async with connection.transaction():
+        await connection.execute("drop schema public cascade")
+        await connection.execute("create schema public")
+        await connection.execute("drop schema shadow cascade")
 
 
 async def read_bases(connection: Connection) -> dict[int, int]:

@@ -1,8 +1,8 @@
 """A consistent copy of a live database, for whoever must see all of it and may touch none of it.
 
-Of an embedded server: pg_basebackup, which copies files while the server runs, into a data folder of its own; a
-server without the disk's guarantees runs on it. Of any other PostgreSQL: every table as of one snapshot, by
-binary COPY, into an empty database that is named.
+Of an embedded server: pg_basebackup, which copies files while the server runs, into a data folder of its
+own; a server without the disk's guarantees runs on it. Of any other PostgreSQL: every table as of one
+snapshot, by binary COPY, into an empty database that is named.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ async def back_up(source_url: str, folder: DataFolder) -> None:
 
 
 def socket_of(url: str) -> Path:
-    """The folder of the socket that a URL of an embedded server names. Raises clone_failed for another one."""
+    """The folder of the socket that a URL names. Raises clone_failed where it names none."""
     found = parse_qs(urlsplit(url).query).get("host", [""])[0]
     if not found.startswith("/"):
         raise FinFlowError("clone_failed", "only an embedded server, behind a socket, is copied file by file")
@@ -103,7 +103,7 @@ def is_embedded(url: str) -> bool:
 
 
 async def remove(folder: DataFolder) -> None:
-    """End what runs over a clone's folder and remove all of it; nothing else, and nothing that is no clone."""
+    """End what runs over the folder of a clone, and remove all of it."""
     if folder.root.is_symlink():
         raise FinFlowError("data_unusable", f"{folder.root} is a link")
     if folder.root.exists():
