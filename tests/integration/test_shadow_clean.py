@@ -17,14 +17,16 @@ from oracles.shadowing import cloned, rows, watched
 from oracles.trading import market_of, trade
 
 BOOKS = """
-select a.ledger_no, a.account_no, status, floor, ceiling, external_reference, metadata::text, e.version, e.posted_debits,
+select a.ledger_no, a.account_no, status, floor, ceiling, external_reference, metadata::text,
+       e.version, e.posted_debits,
        e.posted_credits, e.pending_debits, e.pending_credits, e.effective_max, a.created_at
   from accounts a left join lateral (select * from entries e where e.ledger_no = a.ledger_no
        and e.account_no = a.account_no order by version desc limit 1) e on true
  order by a.ledger_no, a.account_no
 """
 JOURNAL = """
-select ledger_no, seq, recorded_at, target, case when code is null then expires_at end, kind, key, caller, legs, code, param, reference
+select ledger_no, seq, recorded_at, target, case when code is null then expires_at end,
+       kind, key, caller, legs, code, param, reference
   from journal order by ledger_no, seq
 """
 
@@ -93,7 +95,8 @@ async def test_conversions_are_clean(database_url: str, database_url_empty: str,
         assert report.compared + report.outcomes.get("late", 0) == head - base + quotes
         assert quotes >= 80
     numbers = """
-    select quote_no, sell_minor, buy_minor, fair_minor, rate, residue, rate_nos, expires_at from fx_quotes order by 1
+    select quote_no, sell_minor, buy_minor, fair_minor, rate, residue, rate_nos, expires_at
+      from fx_quotes order by 1
     """
     assert await rows(database_url, numbers) == await rows(database_url_empty, numbers)
     assert await rows(database_url, BOOKS) == await rows(database_url_empty, BOOKS)

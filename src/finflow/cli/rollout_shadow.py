@@ -52,7 +52,7 @@ def start(
     """Clone the live database, and replay on the clone whatever is booked from then on."""
     from finflow.app import shadow as composed
 
-    place, live_url = _place(folder, flags), _live_url(flags)
+    place, live_url = place_of(folder, flags), live_url_of(flags)
     if dry_run:
         found = {
             "folder": str(place.root),
@@ -101,7 +101,7 @@ def report(folder: str | None, with_cases: bool, as_json: bool, **flags: Any) ->
     """Show what was compared, what differs, and how far behind it is; exit 1 where anything is wrong."""
     from finflow.shadow.report import read_cases
 
-    place = _place(folder, flags)
+    place = place_of(folder, flags)
     found = _read(place)
     cases = read_cases(place.root) if with_cases else []
     running = place.runner() is not None
@@ -120,7 +120,7 @@ def explain(case_no: int, folder: str | None, as_json: bool, **flags: Any) -> in
     """Show both effects of a case side by side, and where to look first."""
     from finflow.shadow.report import read_cases
 
-    place = _place(folder, flags)
+    place = place_of(folder, flags)
     case = next((case for case in read_cases(place.root) if case.case_no == case_no), None)
     if case is None:
         raise FinFlowError("case_unknown", f"no case {case_no} in {place.root}")
@@ -140,7 +140,7 @@ def verify(folder: str | None, within_s: float, as_json: bool, **flags: Any) -> 
     """Compare both books as a whole by checksums; exit 1 unless every account is worth the same on both."""
     from finflow.shadow import checksum
 
-    place, live_url = _place(folder, flags), _live_url(flags)
+    place, live_url = place_of(folder, flags), live_url_of(flags)
     if place.runner() is None:
         raise FinFlowError("shadow_not_running", f"nothing replays in {place.root}")
     found = asyncio.run(checksum.verify(live_url, place.clone_url(), within_s))
@@ -183,7 +183,7 @@ def stop(folder: str | None, keep_clone: bool, as_json: bool, **flags: Any) -> i
     """End the shadow and remove its clone; report and cases stay."""
     from finflow.app import shadow as composed
 
-    place = _place(folder, flags)
+    place = place_of(folder, flags)
     last = asyncio.run(composed.stop(place, keep_clone=keep_clone))
     words = "The shadow is stopped" + ("." if keep_clone else ", its clone removed.")
     _print({"folder": str(place.root)} | (_facts(last, False) if last else {}), as_json, words)
@@ -193,14 +193,15 @@ def stop(folder: str | None, keep_clone: bool, as_json: bool, **flags: Any) -> i
 # --- where ----------------------------------------------------------------------------------------------
 
 
-def _place(folder: str | None, flags: dict[str, Any]) -> "ShadowFolder":
+def place_of(folder: str | None, flags: dict[str, Any]) -> "ShadowFolder":
+    """The folder that is named, else the data folder's."""
     from finflow.app import Config
     from finflow.app.shadow import ShadowFolder
 
     return ShadowFolder(Path(folder) if folder else Config.load({"data": flags["data"]}).data / "shadow")
 
 
-def _live_url(flags: dict[str, Any]) -> str:
+def live_url_of(flags: dict[str, Any]) -> str:
     """The live database: the one that is named, else that of the FinFlow which runs on the data folder."""
     from finflow.app import Config
     from finflow.stack.folder import DataFolder

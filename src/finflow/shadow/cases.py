@@ -149,6 +149,8 @@ def effect(
     """One side of a case: everything that was booked, refused or kept, amounts as people read them."""
     shown: dict[str, Any] = {"kind": record.kind, "code": record.code, "param": record.param}
     shown["entries"] = [_line(entry, accounts.get(entry.account_no)) for entry in record.entries]
+    if record.entries:
+        shown["effective_at"] = to_datetime(record.entries[0].effective_at).isoformat()
     if record.target is not None:
         shown["target"] = record.target
     if record.expires_at is not None:
