@@ -13,8 +13,8 @@ from finflow.shadow.model import Compared, Difference, Outcome
 PAGE: Final = 10_000
 _NETTED: Final = """
 select s.ledger_no, s.cycle_no, s.at from settlement_steps s
- where s.action = 'net' and s.at >= $1
-   and (s.ledger_no, s.cycle_no) <> all (select * from unnest($2::integer[], $3::bigint[]))
+ where s.action = 'net'
+   and (s.ledger_no, s.cycle_no) <> all (select * from unnest($1::integer[], $2::bigint[]))
  order by s.at, s.ledger_no, s.cycle_no limit 100
 """
 
@@ -38,10 +38,10 @@ class JudgedCycle(NamedTuple):
         return "position_hold" in self.live or nothing
 
 
-async def read_netted(connection: Connection, since: Any, done: set[tuple[int, int]]) -> list[Any]:
-    """Cycles that were netted since, oldest first, without those that are done."""
+async def read_netted(connection: Connection, done: set[tuple[int, int]]) -> list[Any]:
+    """Cycles that are netted, oldest first, without those that are done."""
     ledger_nos, cycle_nos = [each[0] for each in done], [each[1] for each in done]
-    return list(await connection.fetch(_NETTED, since, ledger_nos, cycle_nos))
+    return list(await connection.fetch(_NETTED, ledger_nos, cycle_nos))
 
 
 async def judge_cycle(connection: Connection, netted: Any) -> JudgedCycle:

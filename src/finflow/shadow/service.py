@@ -45,6 +45,13 @@ select l.*, h.recorded_at from ledgers l join heads h using (ledger_no) where l.
 """
 
 
+# What was netted before the clone was made, and what has been compared since.
+_DONE_CYCLES: Final = """
+select ledger_no, cycle_no from shadow.cycles
+union select ledger_no, cycle_no from settlement_steps where action = 'net'
+"""
+
+
 class ShadowSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What to compare with what. URLs may hold secrets, and go nowhere else."""
 
@@ -68,7 +75,6 @@ class Shadow:
         self._bases: dict[int, int] = {}
         self._heads: dict[int, int] = {}
         self._release = False
-        self._made_at = dt.datetime.now(dt.UTC)
         self._done_cycles: set[tuple[int, int]] = set()
         self._cycles_due_s = 0.0
         self._started_s = time()
@@ -80,8 +86,7 @@ class Shadow:
             await store.check_apart(connection, clone)
             self._bases = await store.read_bases(clone)
             self._numbers = Numbers(await store.next_case_no(clone))
-            self._made_at = await clone.fetchval("select made_at from shadow.mark")
-            done = await clone.fetch("select ledger_no, cycle_no from shadow.cycles")
+            done = await clone.fetch(_DONE_CYCLES)
             self._done_cycles = {(row["ledger_no"], row["cycle_no"]) for row in done}
             self._release = await live.has_release(connection)
             write_cases(self.settings.folder, await _all_cases(clone), anew=True)
@@ -164,7 +169,7 @@ class Shadow:
         self._cycles_due_s = monotonic() + CYCLES_EVERY_S
         async with self._live.acquire() as connection:
             self._release = self._release or await live.has_release(connection)
-            for netted in await cycles.read_netted(connection, self._made_at, self._done_cycles):
+            for netted in await cycles.read_netted(connection, self._done_cycles):
                 judged = await cycles.judge_cycle(connection, netted)
                 old = dt.datetime.now(dt.UTC) - judged.at > CYCLE_SETTLES_WITHIN
                 if judged.compared.differences or judged.whole or old:
