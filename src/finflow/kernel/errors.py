@@ -216,6 +216,17 @@ _ENTRIES = (
     Kind("check_unavailable", 400, "The spec names a check or a notice that cannot be made here.", "Set the variable, or name the part, that the line above says is missing.", EXIT_USAGE),
     Kind("export_failed", 400, "The export cannot be written.", "Check the path, its permissions and the space that is left; no part of it was left behind.", EXIT_USAGE),
     Kind("moment_malformed", 400, "The text is not a moment.", "Write it like 2026-12-24T12:00:00Z.", EXIT_USAGE),
+    # What a shadow of the live books refuses or meets.
+    Kind("shadow_target_live", 409, "The database is not what a shadow may run on.", "A shadow replays on a clone that `finflow rollout shadow start` made, never on the live database and never from another shadow."),
+    Kind("shadow_running", 409, "A shadow runs already.", "`finflow rollout shadow report` shows it; `finflow rollout shadow stop` ends it."),
+    Kind("shadow_not_running", 409, "No shadow runs here.", "Start one with `finflow rollout shadow start`."),
+    Kind("shadow_behind", 503, "The shadow has not caught up with the live books.", "Wait until `finflow rollout shadow report` shows no lag, then try again.", EXIT_UNREACHABLE, True),
+    Kind("shadow_report_malformed", 500, "The shadow's report or one of its cases cannot be read.", "Stop the shadow and start it again; its cases are in the clone."),
+    Kind("case_unknown", 404, "No such case.", "`finflow rollout shadow report --cases` lists them."),
+    Kind("allowance_malformed", 400, "The allow-list says something that it cannot mean.", "Each allowance has a name, a reason, the places it covers, and the last day it is good for (expires_on)."),
+    Kind("clone_failed", 503, "The database could not be cloned.", "The line above says why; a clone needs about as much disk as the database.", EXIT_UNREACHABLE),
+    Kind("repair_plan_malformed", 400, "The file is not a repair plan as it was written.", "Make it again with `finflow rollout repair plan`; a plan is not edited by hand.", EXIT_USAGE),
+    Kind("reads_unreachable", 503, "A release to compare reads of does not answer.", "Check the three URLs.", EXIT_UNREACHABLE),
     # Where it runs: the stack, its data folder, its configuration.
     Kind("setting_malformed", 400, "A setting has a value that it cannot have.", "`finflow info` shows every setting and where its value comes from.", EXIT_USAGE),
     Kind("stack_running", 409, "FinFlow already runs on this data folder.", "Use the one that runs, stop it with `finflow down`, or choose another folder with --data."),
