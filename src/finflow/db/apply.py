@@ -131,9 +131,7 @@ async def rehearsal(connection: "asyncpg.Connection[Any]") -> AsyncIterator[None
         return
 
 
-async def guarded(
-    name: str, work: Awaitable[T], passing: tuple[type[Exception], ...] = RETRYABLE
-) -> T:
+async def guarded(name: str, work: Awaitable[T], passing: tuple[type[Exception], ...] = RETRYABLE) -> T:
     """Awaits the work of a step; what the server says against it becomes an error of the catalogue."""
     try:
         return await work

@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 
 from finflow.db import keys, steps
-from finflow.db.apply import RETRYABLE, guarded
+from finflow.db.apply import RETRYABLE, guarded, rehearsal
 from finflow.db.indexes import new_holder
 from finflow.db.phases import Keyed, Migration, keyed
 from finflow.db.sql_text import statements
@@ -30,9 +30,9 @@ _LAG_EVERY_S: Final = 1.0
 _WAIT_S: Final = 0.25
 _HINDERED_PAUSE_S: Final = 0.1
 
-_BATCH_LIMITS: Final = (
-    "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '60s'; SET LOCAL synchronous_commit = off"
-)
+_BATCH_LIMITS: Final = """
+SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '60s';
+SET LOCAL synchronous_commit = off"""
 # A batch that takes too long is tried again with fewer rows.
 _PASSING: Final = (*RETRYABLE, asyncpg.QueryCanceledError)
 # Under the row's lock until the commit: whoever else holds a lease meanwhile is not us.
@@ -110,7 +110,9 @@ class Backfill:
         """
         if not self._statements:
             raise FinFlowError("backfill_malformed", f"{self._step.name}.sql has no statement.")
-        self._range = await guarded(self._step.name, keys.read(self._connection, self._step.name, self._keyed))
+        self._range = await guarded(
+            self._step.name, keys.read(self._connection, self._step.name, self._keyed)
+        )
         async with self._connection.transaction():
             await steps.begin(self._connection, self._step)
         worked = False
@@ -122,6 +124,19 @@ class Backfill:
             if not self._connection.is_closed() and not self._connection.is_in_transaction():
                 await steps.release(self._connection, self._step.name, self._holder)
         return worked
+
+    async def rehearse(self) -> bool:
+        """One batch in a transaction that is rolled back; whether there was one to do."""
+        self._range = await guarded(
+            self._step.name, keys.read(self._connection, self._step.name, self._keyed)
+        )
+        async with rehearsal(self._connection):
+            if not await steps.is_prepared(self._connection):
+                await steps.prepare(self._connection)
+            await steps.begin(self._connection, self._step)
+            self._doing = await guarded(self._step.name, self._batch())
+            self._tell()
+        return self._doing == "worked"
 
     async def _next(self) -> str:
         """One batch and the pause after it: done, worked, waits, paused."""

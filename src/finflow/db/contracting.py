@@ -31,8 +31,8 @@ SELECT pg_has_role(current_user, 'pg_read_all_stats', 'member')
 class Permit(msgspec.Struct, frozen=True):
     """Why a contract is thought to be due.
 
-    `full_since`: since when the rollout has all traffic, or None. `at_full`: a person says so. `release`: what
-    application_name says of the old release's sessions; `ignored`: names of sessions that do no harm.
+    `full_since`: since when the rollout has all traffic, or None. `at_full`: a person says so. `release`:
+    what application_name says of the old release's sessions; `ignored`: names of sessions that do no harm.
     """
 
     full_since: datetime | None = None
@@ -60,7 +60,9 @@ def check_time(permit: Permit, now: datetime) -> None:
     left_s = permit.quiet_s - (now - permit.full_since).total_seconds()
     if left_s > 0:
         since = permit.full_since.astimezone(UTC).isoformat(timespec="seconds")
-        detail = f"All traffic since {since}; the quiet period of {permit.quiet_s:g} s ends in {left_s:.0f} s."
+        detail = (
+            f"All traffic since {since}; the quiet period of {permit.quiet_s:g} s ends in {left_s:.0f} s."
+        )
         raise FinFlowError("contract_too_early", detail)
 
 

@@ -104,9 +104,7 @@ class ConcurrentStep:
         return True
 
     async def _claimed_or_done(self) -> bool:
-        return await self._claim() or (
-            await steps.state_of(self._connection, self._step.name) == steps.DONE
-        )
+        return await self._claim() or (await steps.state_of(self._connection, self._step.name) == steps.DONE)
 
     async def _claim(self) -> bool:
         async with self._connection.transaction():

@@ -98,11 +98,10 @@ async def rehearse(
     connection: "asyncpg.Connection[Any]", found: list[Migration], deadline: float
 ) -> list[str]:
     """The same steps in one transaction that is rolled back; what needs no transaction is left out."""
-    named = []
+    inside = [step for step in found if not step.concurrent]
     async with rehearsal(connection):
         if not await steps.is_prepared(connection):
             await steps.prepare(connection)
-        for step in found:
-            if not step.concurrent and await apply(connection, step, deadline):
-                named.append(step.name)
-    return named
+        for step in inside:
+            await apply(connection, step, deadline)
+    return [step.name for step in inside]

@@ -103,7 +103,9 @@ def keyed(name: str, sql: str) -> Keyed:
         raise FinFlowError("backfill_malformed", f"{name}.sql declares no table and key.")
     table, key, batch = (pattern.search(header["rest"]) for pattern in (_TABLE, _KEY, _BATCH))
     if table is None or key is None:
-        raise FinFlowError("backfill_malformed", f"{name}.sql: `{header['rest'].strip()}` lacks table or key.")
+        raise FinFlowError(
+            "backfill_malformed", f"{name}.sql: `{header['rest'].strip()}` lacks table or key."
+        )
     columns = tuple(part.strip() for part in (key["many"] or key["one"]).split(","))
     if not all(re.fullmatch(_NAME, column) for column in columns) or len(set(columns)) < len(columns):
         raise FinFlowError("backfill_malformed", f"{name}.sql: `{key[0]}` is not a list of columns.")

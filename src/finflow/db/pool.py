@@ -93,7 +93,10 @@ async def connect(
     command_timeout_s: float | None = COMMAND_TIMEOUT_S,
     statement_cache_size: int = STATEMENT_CACHE_SIZE,
 ) -> "asyncpg.Connection[Any]":
-    """One connection; the caller closes it. A transaction pooler in between wants no statement cache. Raises database_unreachable, or database_full."""
+    """One connection; the caller closes it. A transaction pooler in between wants no statement cache.
+
+    Raises database_unreachable, or database_full.
+    """
     try:
         return await asyncpg.connect(
             url,

@@ -147,7 +147,7 @@ async def release(connection: "asyncpg.Connection[Any]", name: str, holder: str)
 
 
 async def set_paused(connection: "asyncpg.Connection[Any]", name: str, paused: bool) -> bool:
-    """Stops or lets go on a backfill that has begun, whoever runs it; False if there was nothing to change."""
+    """Stops a backfill that has begun, or lets it go on, whoever runs it; False if that changed nothing."""
     old, new = (BEGUN, PAUSED) if paused else (PAUSED, BEGUN)
     changed = await connection.fetchval(
         "UPDATE schema_migrations SET state = $3 WHERE name = $1 AND state = $2 RETURNING true",

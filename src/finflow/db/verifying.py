@@ -10,7 +10,6 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
-from finflow.db import steps
 from finflow.db.apply import guarded
 from finflow.db.phases import Migration, wants_equal
 from finflow.db.sql_text import Statement, place, statements
@@ -37,12 +36,17 @@ class Finding(msgspec.Struct, frozen=True):
 
 async def verify(connection: "asyncpg.Connection[Any]", step: Migration) -> list[Finding]:
     """Asks every query of a file; when all hold, the ledger says so. Raises migration_failed."""
-    with tracing.root(f"db.verify {step.name}"):
-        findings = await guarded(step.name, _ask(connection, step), passing=())
+    findings = await ask(connection, step)
     if all(finding.held for finding in findings):
         async with connection.transaction():
             await connection.execute(_RECORD, step.name, step.checksum)
     return findings
+
+
+async def ask(connection: "asyncpg.Connection[Any]", step: Migration) -> list[Finding]:
+    """The same, and the ledger hears nothing of it."""
+    with tracing.root(f"db.verify {step.name}"):
+        return await guarded(step.name, _ask(connection, step), passing=())
 
 
 async def _ask(connection: "asyncpg.Connection[Any]", step: Migration) -> list[Finding]:
@@ -55,7 +59,7 @@ async def _ask(connection: "asyncpg.Connection[Any]", step: Migration) -> list[F
 
 
 async def _asked(connection: "asyncpg.Connection[Any]", step: Migration, each: Statement) -> Finding:
-    rows = await connection.fetch(f"{each.text}")
+    rows = await connection.fetch(each.text)
     texts = [[None if value is None else str(value) for value in row] for row in rows[:_SHOWN]]
     held = _equal(rows) if wants_equal(each) else not rows
     query = " ".join(each.text.split())[:200]
@@ -76,8 +80,3 @@ def raise_unless_held(findings: Sequence[Finding]) -> None:
         if not finding.held:
             place_of = f"{finding.name}.sql:{finding.line}"
             raise FinFlowError("schema_not_verified", f"{place_of}: {finding.query} gave {finding.rows}.")
-
-
-async def is_verified(connection: "asyncpg.Connection[Any]", name: str) -> bool:
-    """Whether the ledger says that it held at some time."""
-    return await steps.state_of(connection, name) == steps.DONE

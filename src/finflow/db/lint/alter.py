@@ -84,7 +84,7 @@ def _add_column(phase: Phase, column: Any) -> list[str]:
     required = ("CONSTR_NOTNULL" in found or "CONSTR_PRIMARY" in found) and not (default or rewrites)
     rules = ["volatile-default"] if rewrites else []
     rules += ["required-column"] if required and phase is not Phase.CONTRACT else []
-    rules += ["unproven-foreign-key"] if "CONSTR_FOREIGN" in found and default is not None else []
+    rules += ["unproven-foreign-key"] if "CONSTR_FOREIGN" in found else []
     rules += ["unproven-check"] if "CONSTR_CHECK" in found else []
     rules += ["unique-without-index"] if {"CONSTR_UNIQUE", "CONSTR_PRIMARY"} & set(found) else []
     return rules

@@ -1,4 +1,4 @@
-"""Our own rules, asked of each statement: what breaks the release that runs, and what a second run repeats."""
+"""Our own rules, asked of each statement: what the running release does not survive, what repeats itself."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -53,7 +53,10 @@ def _data(file: SqlFile, node: Any, created: set[str]) -> Iterator[tuple[str, st
             yield from _unkeyed(kind, each, created)
             yield from _bulk(file, kind, each, created)
         if kind == "DeleteStmt" and file.phase is Phase.EXPAND:
-            yield "delete-before-contract", f"Rows of {each.relation.relname} are deleted before the contract."
+            yield (
+                "delete-before-contract",
+                f"Rows of {each.relation.relname} are deleted before the contract.",
+            )
 
 
 def _unkeyed(kind: str, each: Any, created: set[str]) -> Iterator[tuple[str, str | None]]:
@@ -65,7 +68,10 @@ def _unkeyed(kind: str, each: Any, created: set[str]) -> Iterator[tuple[str, str
         if tree.conflict_feeds_itself(each):
             yield "unkeyed-update", f"ON CONFLICT makes new values of {table} from the old ones."
     elif kind == "UpdateStmt" and tree.feeds_itself(each):
-        yield "unkeyed-update", f"UPDATE {table} makes a new value from the old one: a second run changes it again."
+        yield (
+            "unkeyed-update",
+            f"UPDATE {table} makes a new value from the old one: a second run changes it again.",
+        )
     elif kind == "DeleteStmt":
         physical = {"ctid"} & tree.column_names(each.whereClause, {each.relation.relname})
         if each.whereClause is None or physical:
@@ -115,7 +121,11 @@ def _together(file: SqlFile, created: set[str]) -> Iterator[Hit]:
         if each.kind == "AlterTableStmt" and each.node.objtype.name == "OBJECT_TABLE":
             table = tree.relation_name(each.node.relation)
             if locked and table not in locked | created:
-                yield "many-tables", each.offset, f"{', '.join(sorted(locked))} stays locked while this waits."
+                yield (
+                    "many-tables",
+                    each.offset,
+                    f"{', '.join(sorted(locked))} stays locked while this waits.",
+                )
             locked |= {table} - created
 
 

@@ -84,18 +84,23 @@ _RULES = (
 
 RULES: Final[dict[str, Rule]] = {rule.id: rule for rule in _RULES}
 
+# Rules of squawk against taking away: a contract is there to do just that, after its checks.
+SQUAWK_IN_CONTRACT: Final = frozenset(
+    ("ban-drop-column", "ban-drop-table", "ban-drop-not-null", "renaming-column", "renaming-table")
+)
+
 # Rules of squawk that the runner itself keeps to, or that are taste: shown, but no reason to say no.
 SQUAWK_LEVELS: Final[dict[str, str]] = {
     "require-lock-timeout": NOTE,
     "require-statement-timeout": NOTE,
     "prefer-robust-stmts": NOTE,
-    "prefer-bigint-over-int": WARNING,
-    "prefer-bigint-over-smallint": WARNING,
-    "prefer-identity": WARNING,
-    "prefer-text-field": WARNING,
-    "prefer-timestamptz": WARNING,
-    "prefer-repack": WARNING,
-    "require-table-schema": WARNING,
-    "ban-char-field": WARNING,
-    "identifier-too-long": WARNING,
+    "prefer-bigint-over-int": NOTE,
+    "prefer-bigint-over-smallint": NOTE,
+    "prefer-identity": NOTE,
+    "prefer-text-field": NOTE,
+    "prefer-timestamptz": NOTE,
+    "prefer-repack": NOTE,
+    "require-table-schema": NOTE,
+    "ban-char-field": NOTE,
+    "identifier-too-long": NOTE,
 }

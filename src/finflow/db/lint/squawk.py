@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from finflow.db.lint.rules import ERROR, SQUAWK_LEVELS, Finding
+from finflow.db.lint.rules import ERROR, NOTE, SQUAWK_IN_CONTRACT, SQUAWK_LEVELS, Finding
 from finflow.kernel.errors import FinFlowError
 
 TIMEOUT_S: Final = 120
@@ -62,6 +62,6 @@ def _rows(command: list[str]) -> list[_Row]:
 
 def _finding(row: _Row) -> Finding:
     level = SQUAWK_LEVELS.get(row.rule_name, ERROR)
-    return Finding(
-        row.file, row.line + 1, row.column + 1, row.rule_name, level, row.message, row.help or ""
-    )
+    if row.rule_name in SQUAWK_IN_CONTRACT and row.file.endswith(".contract.sql"):
+        level = NOTE
+    return Finding(row.file, row.line + 1, row.column + 1, row.rule_name, level, row.message, row.help or "")

@@ -11,7 +11,7 @@ from finflow.kernel.errors import FinFlowError
 
 # A default of these is one value for the whole statement, so no row is rewritten for it.
 _STEADY: Final = frozenset(
-    "now transaction_timestamp statement_timestamp current_setting current_schema current_user session_user"
+    "now transaction_timestamp statement_timestamp current_setting current_schema current_user session_user"  # noqa: SIM905 - forty words read as words
     " lower upper length concat concat_ws md5 sha256 decode encode trim btrim ltrim rtrim replace format"
     " date_trunc make_date make_time make_timestamp make_timestamptz make_interval to_timestamp to_date"
     " timezone jsonb_build_object jsonb_build_array json_build_object json_build_array to_json to_jsonb"
@@ -71,7 +71,7 @@ def read(name: str, text: str) -> SqlFile:
     except ParseError as error:
         offset = error.args[1] if len(error.args) > 1 and isinstance(error.args[1], int) else 0
         return SqlFile(name, text, phase, [], (min(offset, len(text)), str(error.args[0])))
-    return SqlFile(name, text, phase, [Parsed(each.stmt_location, each.stmt) for each in raw])
+    return SqlFile(name, text, phase, [Parsed(each.stmt_location or 0, each.stmt) for each in raw])
 
 
 def relation_name(relation: Any) -> str:
@@ -151,8 +151,10 @@ def _is_idempotent(expression: Any, column: str) -> bool:
     if kind == "ColumnRef":
         return True
     if kind == "FuncCall":
-        return called(expression) in _IDEMPOTENT and len(expression.args or ()) == 1 and _is_idempotent(
-            expression.args[0], column
+        return (
+            called(expression) in _IDEMPOTENT
+            and len(expression.args or ()) == 1
+            and _is_idempotent(expression.args[0], column)
         )
     if kind == "CoalesceExpr":
         first, *others = expression.args
