@@ -4,6 +4,7 @@ Every verb may be repeated and interrupted. Until contract the release that runs
 so a rollout may stop after any of them.
 """
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -14,7 +15,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from finflow.db import contracting, phases, steps, verifying
+from finflow.db import contracting, indexes, phases, steps, verifying
 from finflow.db.apply import prepare_ledger
 from finflow.db.backfill import LEASE_S, Backfill, Told
 from finflow.db.contracting import OldSession, Permit
@@ -147,7 +148,7 @@ class SchemaChange:
     @asynccontextmanager
     async def _connected(self) -> "AsyncIterator[asyncpg.Connection[Any]]":
         connection = await connect(
-            self._url, application_name="finflow db", command_timeout_s=None, statement_cache_size=0
+            self._url, application_name=f"finflow db {os.getpid()}", command_timeout_s=None, statement_cache_size=0
         )
         try:
             await check_version(connection)
@@ -169,7 +170,10 @@ class SchemaChange:
             yield connection, ledger
 
     async def _applied(self, connection: "asyncpg.Connection[Any]", missing: list[Migration]) -> list[str]:
-        return [step.name for step in missing if await apply_step(connection, step, self._deadline())]
+        lease_s = min(self._lease_s, indexes.LEASE_S)
+        return [
+            step.name for step in missing if await apply_step(connection, step, self._deadline(), lease_s)
+        ]
 
     async def _old_sessions(
         self,

@@ -14,7 +14,7 @@ import asyncpg
 from finflow.db import phases, steps
 from finflow.db.apply import LOCK_KEY, apply, prepare_ledger, rehearsal
 from finflow.db.backfill import Backfill
-from finflow.db.indexes import ConcurrentStep
+from finflow.db.indexes import LEASE_S, ConcurrentStep
 from finflow.db.phases import Migration, Phase
 from finflow.db.pool import CONNECT_ERRORS, connect, unreachable
 from finflow.db.verifying import raise_unless_held, verify
@@ -82,7 +82,9 @@ async def _missing(
     return (row is None or row.state != steps.DONE) and await apply_step(connection, step, deadline)
 
 
-async def apply_step(connection: "asyncpg.Connection[Any]", step: Migration, deadline: float) -> bool:
+async def apply_step(
+    connection: "asyncpg.Connection[Any]", step: Migration, deadline: float, lease_s: float = LEASE_S
+) -> bool:
     """Applies a step of whichever phase, at full speed; False if it was done already."""
     if step.phase is Phase.BACKFILL:
         return await Backfill(connection, step).run()
@@ -90,7 +92,7 @@ async def apply_step(connection: "asyncpg.Connection[Any]", step: Migration, dea
         raise_unless_held(await verify(connection, step))
         return True
     if step.concurrent:
-        return await ConcurrentStep(connection, step).apply(deadline)
+        return await ConcurrentStep(connection, step, lease_s).apply(deadline)
     return await apply(connection, step, deadline)
 
 
