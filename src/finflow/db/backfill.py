@@ -100,11 +100,12 @@ class Backfill:
         self._throttle = Throttle(pace, self._keyed.batch_rows)
         self._progress = Progress()
         self._doing = "begins"
+        self._finished = False
         self._lag_at = 0.0
         self._hindered_since: float | None = None
 
     async def run(self) -> bool:
-        """Works until all is done; False if it was done already. Waits while it is paused or others work.
+        """Works until all is done; False if somebody else ended it. Waits while it is paused or others work.
 
         Raises backfill_malformed, migration_failed, migration_busy, database_full, database_unreachable.
         """
@@ -115,18 +116,17 @@ class Backfill:
         )
         async with self._connection.transaction():
             await steps.begin(self._connection, self._step)
-        worked = False
         try:
             with tracing.root(f"db.backfill {self._step.name}"):
-                while (took := await self._next()) != steps.DONE:
-                    worked = worked or took == "worked"
+                while await self._next() != steps.DONE:
+                    pass
         finally:
             if not self._connection.is_closed() and not self._connection.is_in_transaction():
                 await steps.release(self._connection, self._step.name, self._holder)
-        return worked
+        return self._finished
 
     async def rehearse(self) -> bool:
-        """One batch in a transaction that is rolled back; whether there was one to do."""
+        """One batch in a transaction that is rolled back; True, as `run` would answer."""
         self._range = await guarded(
             self._step.name, keys.read(self._connection, self._step.name, self._keyed)
         )
@@ -136,7 +136,7 @@ class Backfill:
             await steps.begin(self._connection, self._step)
             self._doing = await guarded(self._step.name, self._batch())
             self._tell()
-        return self._doing == "worked"
+        return True
 
     async def _next(self) -> str:
         """One batch and the pause after it: done, worked, waits, paused."""
@@ -196,6 +196,7 @@ class Backfill:
         # The last commit is waited for: with it on the disk, all batches before it are there.
         await self._connection.execute("SET LOCAL synchronous_commit = on")
         await steps.finish(self._connection, self._step.name)
+        self._finished = True
         return steps.DONE
 
     async def _hindered(self) -> None:

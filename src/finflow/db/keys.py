@@ -55,10 +55,10 @@ class KeyRange:
         bound = ", ".join(f"${number}::text::{each}" for number, each in enumerate(types, 1))
         texts = ", ".join(f"{column}::text" for column in columns)
         page = (
-            "SELECT {key}, {texts}, n FROM (SELECT {key}, row_number() OVER (ORDER BY {key}) AS n,"
-            " lead(true) OVER (ORDER BY {key}) AS followed FROM"
-            " (SELECT {key} FROM {table}{where} ORDER BY {key} LIMIT ${limit}) AS ahead) AS page"
-            " WHERE n = 1 OR followed IS NULL ORDER BY n"
+            "SELECT {key}, {texts}, finflow_n FROM (SELECT {key},"
+            " row_number() OVER (ORDER BY {key}) AS finflow_n, lead(true) OVER (ORDER BY {key}) AS finflow_more"
+            " FROM (SELECT {key} FROM {table}{where} ORDER BY {key} LIMIT ${limit}) AS ahead) AS page"
+            " WHERE finflow_n = 1 OR finflow_more IS NULL ORDER BY finflow_n"
         )
         words = {"key": key, "texts": texts, "table": table}
         self._first = page.format(**words, where="", limit=1)
