@@ -16,9 +16,9 @@ from oracles.changes import finished, start, write
 
 ROWS = 4_700
 _COPY = "INSERT INTO customers (legacy_no, name) SELECT no, name FROM legacy_customers"
-_BEFORE = f"""
+_BEFORE = """
 CREATE TABLE legacy_customers (no int PRIMARY KEY, name text NOT NULL);
-INSERT INTO legacy_customers SELECT n, 'customer ' || n FROM generate_series(1, {ROWS}) n;
+INSERT INTO legacy_customers SELECT n, 'customer ' || n FROM generate_series(1, 4700) n;
 CREATE TABLE customers (no bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, legacy_no int, name text)"""
 _KEYED = f"-- finflow: table=legacy_customers key=no batch=100\n{_COPY} WHERE no BETWEEN $1 AND $2;"
 

@@ -1,6 +1,7 @@
 """The phases of a change: what each does, what it refuses, and what it leaves alone."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -241,12 +242,8 @@ async def test_a_backfill_that_fails_is_mended_and_goes_on(
 async def test_a_backfill_without_a_true_key_is_refused(
     header: str, folder: Path, connection: Any, database_url_empty: str
 ) -> None:
-    write(
-        folder,
-        {
-            "0001_full.backfill": f"-- finflow: {header}\nUPDATE people SET full_name = 'x' WHERE no BETWEEN $1 AND $2"
-        },
-    )
+    sql = "UPDATE people SET full_name = 'x' WHERE no BETWEEN $1 AND $2"
+    write(folder, {"0001_full.backfill": f"-- finflow: {header}\n{sql}"})
     change = SchemaChange(database_url_empty, folder)
     await change.expand()
     assert await _refused(change.backfill()) == "backfill_malformed"
@@ -257,7 +254,8 @@ async def test_keys_of_every_common_type_are_walked_and_resumed(
     tmp_path: Path, connection: Any, database_url_empty: str
 ) -> None:
     await connection.execute(
-        "CREATE TABLE odd (u uuid, t timestamptz, s text, n numeric(9,3), hits int DEFAULT 0, PRIMARY KEY (u, t, s, n));"
+        "CREATE TABLE odd (u uuid, t timestamptz, s text, n numeric(9,3), hits int DEFAULT 0,"
+        " PRIMARY KEY (u, t, s, n));"
         "INSERT INTO odd SELECT gen_random_uuid(), now() + n * interval '1 min 1 us', 'é' || n, n / 7.0"
         " FROM generate_series(1, 700) n"
     )
@@ -281,8 +279,6 @@ async def test_a_ledger_of_the_releases_before_goes_on_as_it_is(
     checksum = "1bf7d2e3fc1b1a3f2a9ab0ef6bc3b4d2"
     await connection.execute("INSERT INTO schema_migrations (name, checksum) VALUES ('0001_a', $1)", checksum)
     assert await _refused(migrate(database_url_empty, folder)) == "migration_changed"
-    import hashlib
-
     real = hashlib.sha256(b"CREATE TABLE a ();").hexdigest()
     await connection.execute("UPDATE schema_migrations SET checksum = $1", real)
     assert await migrate(database_url_empty, folder) == []

@@ -148,7 +148,10 @@ class SchemaChange:
     @asynccontextmanager
     async def _connected(self) -> "AsyncIterator[asyncpg.Connection[Any]]":
         connection = await connect(
-            self._url, application_name=f"finflow db {os.getpid()}", command_timeout_s=None, statement_cache_size=0
+            self._url,
+            application_name=f"finflow db {os.getpid()}",
+            command_timeout_s=None,
+            statement_cache_size=0,
         )
         try:
             await check_version(connection)

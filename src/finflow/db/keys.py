@@ -56,7 +56,8 @@ class KeyRange:
         texts = ", ".join(f"{column}::text" for column in columns)
         page = (
             "SELECT {key}, {texts}, finflow_n FROM (SELECT {key},"
-            " row_number() OVER (ORDER BY {key}) AS finflow_n, lead(true) OVER (ORDER BY {key}) AS finflow_more"
+            " row_number() OVER (ORDER BY {key}) AS finflow_n,"
+            " lead(true) OVER (ORDER BY {key}) AS finflow_more"
             " FROM (SELECT {key} FROM {table}{where} ORDER BY {key} LIMIT ${limit}) AS ahead) AS page"
             " WHERE finflow_n = 1 OR finflow_more IS NULL ORDER BY finflow_n"
         )

@@ -106,7 +106,7 @@ def keyed(name: str, sql: str) -> Keyed:
         raise FinFlowError(
             "backfill_malformed", f"{name}.sql: `{header['rest'].strip()}` lacks table or key."
         )
-    columns = tuple(part.strip() for part in (key["many"] or key["one"]).split(","))
+    columns = tuple(part.strip() for part in (key["one"] or key["many"] or "").split(","))
     if not all(re.fullmatch(_NAME, column) for column in columns) or len(set(columns)) < len(columns):
         raise FinFlowError("backfill_malformed", f"{name}.sql: `{key[0]}` is not a list of columns.")
     rows = int(batch["rows"]) if batch else DEFAULT_BATCH_ROWS

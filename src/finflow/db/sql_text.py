@@ -18,7 +18,7 @@ _HIDES: Final = re.compile(
       | ;""",
     re.VERBOSE | re.DOTALL,
 )
-_BLANK: Final = re.compile(r"(?:\s+|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
+_BLANK: Final = re.compile(r"(?:\s+|--[^\n]*)*")
 
 
 class Statement(msgspec.Struct, frozen=True):
@@ -33,8 +33,7 @@ def statements(sql: str) -> list[Statement]:
     """The statements of a text, in their order, without their semicolons; empty ones are left out."""
     found = []
     for begin, end in _pieces(sql):
-        blank = _BLANK.match(sql, begin, end)
-        first = blank.end() if blank else begin
+        first = _behind_blanks(sql, begin, end)
         text = sql[first:end].rstrip()
         if text:
             found.append(Statement(first, text, sql[begin:first]))
@@ -54,6 +53,16 @@ def _pieces(sql: str) -> Iterator[tuple[int, int]]:
             closing = sql.find(match[0], position)
             position = len(sql) if closing < 0 else closing + len(match[0])
     yield begin, len(sql)
+
+
+def _behind_blanks(sql: str, position: int, end: int) -> int:
+    """Where the first word stands, behind white space and comments."""
+    while True:
+        blank = _BLANK.match(sql, position, end)
+        position = blank.end() if blank else position
+        if not sql.startswith("/*", position, end):
+            return position
+        position = min(end, _comment_end(sql, position + 2))
 
 
 def _comment_end(sql: str, position: int) -> int:
