@@ -3,9 +3,9 @@
 `python -m bench.schema [--json] [--keep] [--short]`. Live requests come at fixed moments whatever the answers
 do (open loop): each reads a row of the table that is being filled in, changes another, and commits to the
 disk; its latency counts from the moment at which it was due. `finflow db backfill` runs as a process of its
-own with its defaults. It is paused and resumed by turns, so that both sides of the comparison lie in the same
-minutes on the same machine; once it is killed with -9 and started again. Every row counts how often it was filled in:
-`resumable` says that each was, once.
+own with its defaults. It is paused and resumed by turns, so that both sides of the comparison lie in the
+same minutes on the same machine; once it is killed with -9 and started again. Every row counts how often it
+was filled in: `resumable` says that each was, once.
 """
 
 import sys
@@ -38,10 +38,10 @@ SEED: Final = 5
 RATE: Final = 200
 WINDOW_S: Final = 10.0
 _FILES: Final = {
-    "0001_filled.expand": "alter table clients add column filled int;",
+    "0001_filled.expand": "alter table bench_clients add column filled int;",
     "0001_filled.backfill": (
-        "-- finflow: table=clients key=client_no batch=1000\n"
-        "update clients set filled = coalesce(filled, 0) + 1 where client_no between $1 and $2;"
+        "-- finflow: table=bench_clients key=client_no batch=1000\n"
+        "update bench_clients set filled = coalesce(filled, 0) + 1 where client_no between $1 and $2;"
     ),
 }
 _FILE_TO_LINT: Final = """
@@ -49,7 +49,7 @@ _FILE_TO_LINT: Final = """
 create table ledger_{n} (no bigint generated always as identity primary key, name text not null);
 alter table accounts add column flag_{n} text default 'x';
 alter table accounts add constraint flag_{n}_known check (flag_{n} <> '') not valid;
-insert into kinds (code) select code from (values ('a{n}'), ('b{n}')) as v (code) on conflict (code) do nothing;
+insert into kinds (code) values ('a{n}'), ('b{n}') on conflict (code) do nothing;
 update accounts set flag_{n} = 'y' where flag_{n} is null and account_no between 1 and 1000;
 create or replace function touch_{n}() returns trigger language plpgsql as $$
 begin
@@ -101,9 +101,9 @@ class Live:
         read, written = self._rng.randint(1, self._rows), self._rng.randint(1, self._rows)
         try:
             async with self._pool.acquire() as connection, connection.transaction():
-                await connection.fetchrow("select * from clients where client_no = $1", read)
+                await connection.fetchrow("select * from bench_clients where client_no = $1", read)
                 await connection.execute(
-                    "update clients set balance = balance + 1 where client_no = $1", written
+                    "update bench_clients set balance = balance + 1 where client_no = $1", written
                 )
         except (asyncpg.PostgresError, OSError):
             self.failed += 1
@@ -120,12 +120,12 @@ async def table(url: str, rows: int) -> "AsyncIterator[asyncpg.Connection[Any]]"
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(
-            "create table clients (client_no bigint primary key, name text not null, balance bigint not null)"
+            "create table bench_clients (client_no bigint primary key, name text not null, balance bigint not null)"
         )
         await connection.execute(
-            f"insert into clients select n, 'client ' || n, 0 from generate_series(1, {rows:d}) n"  # noqa: S608 - a whole number of our own
+            f"insert into bench_clients select n, 'client ' || n, 0 from generate_series(1, {rows:d}) n"  # noqa: S608 - a whole number of our own
         )
-        await connection.execute("vacuum analyze clients")
+        await connection.execute("vacuum analyze bench_clients")
         await connection.execute("checkpoint")
         yield connection
     finally:
@@ -189,7 +189,7 @@ async def backfill(rows: int, share: float) -> dict[str, Any]:
             load.cancel()
             await asyncio.gather(load, return_exceptions=True)
             await asyncio.sleep(0.5)
-            once = await watcher.fetchval("select count(*) from clients where filled = 1")
+            once = await watcher.fetchval("select count(*) from bench_clients where filled = 1")
             pool.terminate()
     before, during = quantile(turns.paused, 0.99), quantile(turns.running, 0.99)
     return {
@@ -211,7 +211,7 @@ async def backfill(rows: int, share: float) -> dict[str, Any]:
 async def _killed_and_resumed(url: str, folder: Path, share: float, turns: Turns) -> dict[str, Any]:
     await asyncio.sleep(3)
     process = await start_backfill(url, folder, share)
-    while await turns.state() == "pending":
+    while await turns.state() == "pending":  # noqa: ASYNC110 - it happens in another process
         await asyncio.sleep(0.05)
     kills = 0
     going = True

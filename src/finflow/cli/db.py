@@ -135,7 +135,7 @@ def expand(dry_run: bool, **where: Any) -> int:
 @click.option(
     "--batch-ms",
     type=click.FloatRange(min=1),
-    default=25,
+    default=10,
     show_default=True,
     help="Aim for batches this long.",
 )

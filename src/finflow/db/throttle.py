@@ -25,7 +25,7 @@ class Pace(msgspec.Struct, frozen=True):
     """
 
     share: float = 0.25
-    batch_ms: float = 25.0
+    batch_ms: float = 10.0
     max_lag_s: float = 5.0
     max_lag_bytes: int = 16 * 1024 * 1024
 
