@@ -32,11 +32,11 @@ import asyncpg
 from bench.ground import durable_database, quantile, report
 from finflow.db.change import SchemaChange
 from finflow.db.lint.service import lint
-from finflow.db.phases import Phase
 
 SEED: Final = 5
 RATE: Final = 200
-WINDOW_S: Final = 10.0
+RUNNING_S: Final = 12.0
+PAUSED_S: Final = 6.0
 _FILES: Final = {
     "0001_filled.expand": "alter table bench_clients add column filled int;",
     "0001_filled.backfill": (
@@ -144,24 +144,27 @@ async def start_backfill(url: str, folder: Path, share: float) -> asyncio.subpro
 class Turns:
     """The backfill, running and paused by turns, and when which was."""
 
-    def __init__(self, change: SchemaChange, live: Live) -> None:
+    def __init__(self, change: SchemaChange, watcher: "asyncpg.Connection[Any]", live: Live) -> None:
         self._change = change
+        self._watcher = watcher
         self._live = live
         self.running: list[float] = []
         self.paused: list[float] = []
         self.working_s = 0.0
 
-    async def state(self) -> str:
-        [step] = [each for each in await self._change.status() if each.phase is Phase.BACKFILL]
-        return step.state
+    async def state(self) -> str | None:
+        # By the connection that is open: a new one for every look would be load of its own.
+        return await self._watcher.fetchval(
+            "select state from schema_migrations where name like '%.backfill'"
+        )
 
     async def window(self, paused: bool) -> bool:
         """One window; False once the backfill is done."""
         await self._change.pause(paused)
         await asyncio.sleep(0.5)
         first = time.perf_counter()
-        while time.perf_counter() < first + WINDOW_S:
-            await asyncio.sleep(0.25)
+        while time.perf_counter() < first + (PAUSED_S if paused else RUNNING_S):
+            await asyncio.sleep(0.5)
             if await self.state() == "done":
                 break
         last = time.perf_counter()
@@ -184,7 +187,7 @@ async def backfill(rows: int, share: float) -> dict[str, Any]:
             await change.expand()
             live = Live(pool, rows)
             load = asyncio.create_task(live.run())
-            turns = Turns(change, live)
+            turns = Turns(change, watcher, live)
             figures = await _killed_and_resumed(url, folder, share, turns)
             load.cancel()
             await asyncio.gather(load, return_exceptions=True)
@@ -211,7 +214,7 @@ async def backfill(rows: int, share: float) -> dict[str, Any]:
 async def _killed_and_resumed(url: str, folder: Path, share: float, turns: Turns) -> dict[str, Any]:
     await asyncio.sleep(3)
     process = await start_backfill(url, folder, share)
-    while await turns.state() == "pending":  # noqa: ASYNC110 - it happens in another process
+    while await turns.state() is None:  # noqa: ASYNC110 - it happens in another process
         await asyncio.sleep(0.05)
     kills = 0
     going = True

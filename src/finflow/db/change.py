@@ -200,14 +200,14 @@ class SchemaChange:
         return [step for step in self._all if step.change in changes and step.phase is Phase.VERIFY]
 
     def _missing(self, phase: Phase, ledger: dict[str, steps.Applied]) -> list[Migration]:
-        return [step for step in self._steps if step.phase is phase and not _done(step, ledger)]
+        return [step for step in self._steps if step.phase is phase and not steps.is_done(step, ledger)]
 
     def _check_before(self, missing: list[Migration], ledger: dict[str, steps.Applied]) -> None:
         order = list(Phase)
         for step in missing:
             earlier = order[: order.index(step.phase)]
             of_change = [each for each in self._all if each.change == step.change]
-            undone = [each for each in of_change if each.phase in earlier and not _done(each, ledger)]
+            undone = [each for each in of_change if each.phase in earlier and not steps.is_done(each, ledger)]
             if undone:
                 raise FinFlowError("phase_missing", f"{step.name} waits for {undone[0].name}.")
             held = {each.phase for each in of_change}
@@ -217,7 +217,7 @@ class SchemaChange:
 
     def _is_contracted(self, change: str, ledger: dict[str, steps.Applied]) -> bool:
         contracts = [step for step in self._all if step.change == change and step.phase is Phase.CONTRACT]
-        return bool(contracts) and all(_done(step, ledger) for step in contracts)
+        return bool(contracts) and all(steps.is_done(step, ledger) for step in contracts)
 
     def _deadline(self) -> float:
         return monotonic() + self._deadline_s
@@ -227,15 +227,11 @@ def _is_of(step: Migration, change: str) -> bool:
     return change in (step.change, step.change.partition("_")[0])
 
 
-def _done(step: Migration, ledger: dict[str, steps.Applied]) -> bool:
-    return step.name in ledger and ledger[step.name].state == steps.DONE
-
-
 def _told(told: Told | None) -> dict[str, Told]:
     return {} if told is None else {"told": told}
 
 
 def _status(step: Migration, row: steps.Applied | None) -> StepStatus:
-    if row is None:
+    if row is None or row.checksum != step.checksum:
         return StepStatus(step.name, step.change, step.phase, PENDING)
     return StepStatus(step.name, step.change, step.phase, row.state, row.applied_at, row.progress, row.holder)

@@ -48,7 +48,7 @@ async def plan(connection: "asyncpg.Connection[Any]", found: list[Migration]) ->
     ledger = await steps.applied(connection)
     steps.check_unchanged(found, ledger)
     order = list(Phase)
-    missing = [step for step in found if step.name not in ledger or ledger[step.name].state != steps.DONE]
+    missing = [step for step in found if not steps.is_done(step, ledger)]
     planned = []
     for step in sorted(missing, key=lambda each: order.index(each.phase)):
         state = ledger[step.name].state if step.name in ledger else "pending"

@@ -11,7 +11,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
-from finflow.db.phases import Migration
+from finflow.db.phases import Migration, Phase
 from finflow.kernel.errors import FinFlowError
 
 BEGUN: Final = "begun"
@@ -85,11 +85,20 @@ def _applied(row: dict[str, Any]) -> Applied:
 
 
 def check_unchanged(steps: list[Migration], ledger: dict[str, Applied]) -> None:
-    """Raises migration_changed if a file is not the one that was applied, or has begun."""
+    """Raises migration_changed if a file is not the one that was applied, or has begun.
+
+    A verify file may change until the contract: it changes nothing itself, and is asked anew then.
+    """
     for step in steps:
         row = ledger.get(step.name)
-        if row is not None and row.checksum != step.checksum:
+        if row is not None and step.phase is not Phase.VERIFY and row.checksum != step.checksum:
             raise FinFlowError("migration_changed", f"{step.name}.sql is not the file that was applied.")
+
+
+def is_done(step: Migration, ledger: dict[str, Applied]) -> bool:
+    """Whether the step, as its file is now, is done."""
+    row = ledger.get(step.name)
+    return row is not None and row.state == DONE and row.checksum == step.checksum
 
 
 async def insert_done(connection: "asyncpg.Connection[Any]", step: Migration) -> None:
