@@ -51,6 +51,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "finflow.cli.settlement:settlement",
         "Follow settlement cycles; check payment messages, net obligations, ask for value dates.",
     ),
+    "verify": (
+        "finflow.cli.verify:verify",
+        "Check a deployment: critical paths, databases, certificates, queues, alerts.",
+    ),
     "demo": ("finflow.cli.demo:demo", "Replay a bank's history over HTTP and check every balance."),
 }
 _INTERRUPTED: Final = 130
