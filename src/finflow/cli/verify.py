@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from finflow.cli import echo_json
+from finflow.cli.acceptance import acceptance
 from finflow.cli.options import data_option, json_option, url_option
 from finflow.kernel.errors import FinFlowError
 
@@ -43,7 +44,7 @@ def _pairs(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 @data_option
 @json_option
 @click.pass_context
-def verify(context: click.Context, **options: Any) -> int:
+def verify(context: click.Context, /, **options: Any) -> int:
     """Check a deployment: critical paths, databases, certificates, queues, alerts.
 
     Without --spec the bank is checked, in a synthetic tenant that every run leaves as it was. Secrets come
@@ -181,3 +182,6 @@ def _write(path: Path, data: bytes) -> None:
         fresh.replace(path)
     except OSError as error:
         raise FinFlowError("file_unreadable", f"{path}: {error.strerror}", "--junit") from error
+
+
+verify.add_command(acceptance)

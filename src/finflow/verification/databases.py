@@ -37,7 +37,7 @@ async def number(reading: SqlReading, scene: Scene, timeout_s: float) -> float:
     """The one number that a statement answers. Raises Failed."""
     async with _transaction(reading.database, scene, timeout_s, writes=False) as connection:
         rows, _ = await _run(connection, reading.statement, reading.arguments)
-    value = rows[0][0] if rows else None
+    value: Any = rows[0][0] if rows else None
     try:
         return float(value)
     except (TypeError, ValueError) as error:
@@ -74,7 +74,7 @@ async def _run(connection: "Connection", statement: str, given: Sequence[Any]) -
     """The rows, and how many rows were touched."""
     prepared = await connection.prepare(statement)
     rows = await prepared.fetch(*_typed(prepared.get_parameters(), given))
-    counted = re.search(r"(\d+)$", prepared.get_statusmsg())
+    counted = re.search(r"(\d+)$", prepared.get_statusmsg() or "")
     return rows, int(counted[1]) if counted else 0
 
 

@@ -90,7 +90,7 @@ def _scalar(node: yaml.Node) -> Any:
         return node.value
     loader = yaml.SafeLoader("")
     try:
-        return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call] # types-pyyaml leaves it out
+        return loader.construct_object(node, deep=True)
     except ValueError:
         # What looks like a number of YAML 1.1 and is none (`0o9`, a time of day) is a text.
         return node.value

@@ -20,6 +20,8 @@ async def _advances(check: ProgressCheck, scene: Scene, by: float) -> str:
     began_s = time.monotonic()
     first = latest = await _read(check, scene)
     while time.monotonic() - began_s < check.within_s:
+        if check.stirred_by is not None:
+            await scene.ask("GET", scene.place(check.stirred_by, None), {})
         await pause(check.every_s)
         latest = await _read(check, scene)
         if latest - first >= by:

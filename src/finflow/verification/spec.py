@@ -149,7 +149,8 @@ class JsonReading(Written, frozen=True, kw_only=True, tag_field="from", tag="jso
 class ProgressCheck(Check, frozen=True, kw_only=True, tag="progress"):
     """A queue moves: the number grows by `advances_by` within `within_s`, or comes to `at_most`.
 
-    `at_most` must be reached within `within_s` and then hold for `hold_s`.
+    `at_most` must be reached within `within_s` and then hold for `hold_s`. `stirred_by` is a path of the
+    service that is asked between readings, so that a counter has something to count where nobody else asks.
     """
 
     reading: SqlReading | MetricReading | JsonReading
@@ -158,6 +159,7 @@ class ProgressCheck(Check, frozen=True, kw_only=True, tag="progress"):
     within_s: Seconds = 10.0
     hold_s: Pause = 0.0
     every_s: Seconds = 0.5
+    stirred_by: str | None = None
     timeout_s: Seconds = 60.0
 
 
