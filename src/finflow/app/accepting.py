@@ -92,7 +92,7 @@ async def clone_of_template(template_url: str, *, keep: bool = False) -> AsyncIt
     name = _DATABASE + secrets.token_hex(6)
     template = unquote(urlsplit(template_url).path.lstrip("/"))
     maintenance, fresh = _with_database(template_url, "postgres"), _with_database(template_url, name)
-    await _execute(maintenance, f"create database {name} template {_quoted(template)}")
+    await _execute(maintenance, f"create database {name} template {_quoted(template)} strategy file_copy")
     try:
         await marked(fresh, "clone")
         yield fresh
