@@ -138,7 +138,8 @@ _DAMAGE = {
     ),
     "an order that was slipped in": (
         "insert into settlement_orders overriding system value"
-        """ select (o).* from (select jsonb_populate_record(s, '{"order_no": 900, "batch_no": 900, "end_to_end_id": "slipped"}') as o"""
+        " select (o).* from (select jsonb_populate_record(s,"
+        """ '{"order_no": 900, "batch_no": 900, "end_to_end_id": "slipped"}') as o"""
         " from settlement_orders s where order_no = 1) x returning 1",
         "order 900 of ledger 1 was accepted and never booked",
     ),
@@ -232,7 +233,7 @@ async def test_a_database_in_use_is_not_copied(production: str) -> None:
                 pytest.fail("it was copied")
     finally:
         await connection.close()
-    assert raised.value.kind.code == "clone_failed"
+    assert raised.value.kind.code == "clone_not_made"
     assert "being accessed by other users" in raised.value.detail
 
 

@@ -67,7 +67,7 @@ def test_the_shipped_spec_has_twelve_smoke_checks() -> None:
         (("id: second", "id: first"), 9, "two checks 'first'"),
         (("/two/${one}", "/two/${eno}"), 9, "${eno}"),
         (("    path: /one\n", "    path: /one\n    url: http://x\n"), 4, "either a path or a url"),
-        (("    path: /one\n", "    path: /one\n    path: /two\n"), 8, "stands here twice"),
+        (("    path: /one\n", "    path: /one\n    path: /two\n"), 8, "stands twice"),
         (("    path: /one\n", "    path: /one\n    after: [undo]\n"), 4, "waits for itself"),
         (("    path: /one\n", "    path: /one\n    after: [nobody]\n"), 4, "'nobody', which is not a check"),
         (("    path: /one\n", "    path: /one\n    timeout_s: 0\n"), 8, "> 0"),
@@ -87,7 +87,7 @@ def test_what_is_wrong_in_a_spec_is_said_with_its_line(
 def test_what_is_no_spec_at_all_is_refused() -> None:
     assert _refusal("").startswith("s.yaml:1:")
     assert _refusal("- 1\n").startswith("s.yaml:1:")
-    assert "nested too deep" in _refusal("name: x\nchecks: &a\n  - *a\n")
+    assert "nests them too deep" in _refusal("name: x\nchecks: &a\n  - *a\n")
     assert _refusal("name: x\nchecks: !!python/object/apply:os.system [ls]\n").startswith("s.yaml:2:")
     assert "s.yaml" in _refusal("name: \x00\n")
 

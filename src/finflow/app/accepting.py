@@ -30,7 +30,7 @@ async def clone_of_embedded(source_url: str, *, keep: Path | None = None) -> Asy
     """The URL of a second server on a base backup of the embedded one; both it and its files go at the end.
 
     The source only sends what it sends to any standby. With `keep` the files stay in that folder. Raises
-    clone_failed.
+    clone_not_made.
     """
     root = keep or Path(tempfile.mkdtemp(prefix="ff-clone-"))
     folder = DataFolder(root)
@@ -74,11 +74,11 @@ async def _back_up(source_url: str, folder: DataFolder) -> None:
         )
     except TimeoutError as error:
         raise FinFlowError(
-            "clone_failed", f"the backup took longer than {_BACKUP_TIMEOUT_S:.0f} s"
+            "clone_not_made", f"the backup took longer than {_BACKUP_TIMEOUT_S:.0f} s"
         ) from error
     if status != 0:
         raise FinFlowError(
-            "clone_failed", (output.strip().splitlines() or ["pg_basebackup wrote nothing"])[-1]
+            "clone_not_made", (output.strip().splitlines() or ["pg_basebackup wrote nothing"])[-1]
         )
 
 
@@ -87,7 +87,7 @@ async def clone_of_template(template_url: str, *, keep: bool = False) -> AsyncIt
     """The URL of a new database copied from another one of the same server, dropped at the end.
 
     The template must be a restored backup that nobody else is connected to: PostgreSQL copies no other.
-    Raises clone_failed.
+    Raises clone_not_made.
     """
     name = _DATABASE + secrets.token_hex(6)
     template = unquote(urlsplit(template_url).path.lstrip("/"))
@@ -118,7 +118,7 @@ async def _execute(url: str, statement: str) -> None:
     try:
         await connection.execute(statement)
     except asyncpg.PostgresError as error:
-        raise FinFlowError("clone_failed", redact(str(error))) from error
+        raise FinFlowError("clone_not_made", redact(str(error))) from error
     finally:
         await connection.close(timeout=5)
 
@@ -130,6 +130,6 @@ async def marked(url: str, what: str) -> None:
         await store.mark(connection)
         await migrate(connection)
     except asyncpg.PostgresError as error:
-        raise FinFlowError("clone_failed", f"the {what} cannot be marked: {error}") from error
+        raise FinFlowError("clone_not_made", f"the {what} cannot be marked: {error}") from error
     finally:
         await connection.close(timeout=5)

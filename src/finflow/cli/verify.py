@@ -98,11 +98,9 @@ async def _verify(spec: "Spec", options: Mapping[str, Any]) -> int:
     url = _url(spec, options, config, bank)
     if url:
         await check_reachable(url)
-    own = {
-        name: os.environ[f"{_INPUT}{name.upper()}"]
-        for name in spec.inputs
-        if os.environ.get(f"{_INPUT}{name.upper()}")
-    }
+    from finflow.app.smoke import given_inputs
+
+    own = given_inputs(spec, os.environ)
     values = {**(await _bank_inputs(url, config) if bank else {}), **own, **options["given"]}
     _check_inputs(spec, options["given"])
     report = await verified(
