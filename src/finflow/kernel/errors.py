@@ -235,6 +235,11 @@ _ENTRIES = (
     Kind("contract_too_early", 409, "The old release may still be needed, so nothing may be taken away from it.", "Wait until the rollout has been at 100 % for the quiet period, or say --at-full once a person has seen to it."),
     Kind("release_still_connected", 409, "Sessions of the old release are still connected.", "Stop them; --ignore-application NAME leaves out one that is known to be harmless."),
     Kind("linter_failed", 500, "The linter of SQL gave no answer that can be read.", "The detail has its words; reinstall it with `pip install 'finflow[schema]'`.", EXIT_UNREACHABLE),
+    # What a verification and an acceptance refuse.
+    Kind("verification_malformed", 400, "The verification's YAML says something that cannot be checked.", "The detail names the line; compare it with docs/howto/verify-a-deployment.md.", EXIT_USAGE),
+    Kind("service_unreachable", 503, "The service that is to be verified cannot be reached.", "Check --url, and that the service runs; `finflow up` starts FinFlow.", EXIT_UNREACHABLE, True),
+    Kind("clone_unmarked", 409, "The database does not say that it is a clone.", "Acceptance writes, so it runs only where `finflow.environment` is production-clone; `finflow verify acceptance` without --clone-url makes such a clone."),
+    Kind("clone_not_made", 503, "The clone could not be made.", "The detail says what PostgreSQL said; a server that others use is cloned from a backup or from a template database.", EXIT_UNREACHABLE),
     # Where it runs: the stack, its data folder, its configuration.
     Kind("setting_malformed", 400, "A setting has a value that it cannot have.", "`finflow info` shows every setting and where its value comes from.", EXIT_USAGE),
     Kind("stack_running", 409, "FinFlow already runs on this data folder.", "Use the one that runs, stop it with `finflow down`, or choose another folder with --data."),
