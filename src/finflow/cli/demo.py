@@ -18,7 +18,7 @@ from finflow.cli.progress import ByteProgress
 from finflow.cli.until import Stop, first, run
 from finflow.client.service import Client
 from finflow.demo.model import Summary
-from finflow.demo.service import replay
+from finflow.demo.history import replay
 from finflow.demo.source import Source, find
 from finflow.imports.service import bounded_lines
 from finflow.kernel.errors import EXIT_DONE, EXIT_NO, FinFlowError

@@ -1,4 +1,4 @@
-"""The demonstration's shell: opens a tenant and a ledger, replays, measures, checks the books."""
+"""The first act: a bank's history replayed over HTTP, every balance and the books checked."""
 
 import time
 import uuid
