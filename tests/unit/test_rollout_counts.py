@@ -12,15 +12,19 @@ from scipy import special, stats
 
 from finflow.rollout.counts import Events, Evidence, OddsTest, beta_mixture, log_beta, log_tails
 
+# How long an example takes says nothing on a busy machine.
+_unhurried = settings(deadline=None)
 _ODDS = ((1.5, 0.1), (4.0, 0.3), (20.0, 0.6))
 _ALPHA = 0.05
 
 
+@_unhurried
 @given(st.floats(1e-3, 1e5), st.floats(1e-3, 1e5))
 def test_log_beta_is_scipys(a: float, b: float) -> None:
     assert log_beta(a, b) == pytest.approx(special.betaln(a, b), rel=1e-9, abs=1e-6)
 
 
+@_unhurried
 @given(st.floats(0.05, 5e4), st.floats(0.05, 5e4), st.floats(1e-6, 1 - 1e-6))
 def test_both_tails_are_scipys(a: float, b: float, x: float) -> None:
     below, above = log_tails(a, b, x)
@@ -55,6 +59,7 @@ def test_the_mixture_is_the_references_formula(
 
 
 @pytest.mark.parametrize("one_sided", [True, False])
+@_unhurried
 @given(st.integers(1, 60), st.floats(0.02, 0.98))
 def test_the_mixture_is_fair_under_the_null(one_sided: bool, count: int, share: float) -> None:
     mean = sum(
@@ -87,6 +92,7 @@ def _outcomes(bad: int, mine: int, others: int) -> list[tuple[Events, float]]:
     return [(Events(k, bad - k, mine, others), float(law.pmf(k))) for k in range(bad + 1) if law.pmf(k) > 0]
 
 
+@_unhurried
 @given(st.integers(1, 12), st.integers(1, 60), st.integers(12, 300))
 def test_one_look_is_fair_when_any_request_may_be_the_bad_one(bad: int, mine: int, others: int) -> None:
     test = _test()
@@ -97,6 +103,7 @@ def test_one_look_is_fair_when_any_request_may_be_the_bad_one(bad: int, mine: in
     assert mean == pytest.approx(1.0, abs=1e-6)
 
 
+@_unhurried
 @given(st.integers(1, 12), st.floats(0.01, 0.9), st.floats(0.001, 1.0))
 def test_one_look_is_never_better_than_fair_below_the_share(bad: int, share: float, part: float) -> None:
     test = _test()
@@ -108,6 +115,7 @@ def test_one_look_is_never_better_than_fair_below_the_share(bad: int, share: flo
     assert mean <= 1.0 + 1e-6
 
 
+@_unhurried
 @given(st.integers(1, 12), st.integers(1, 60), st.integers(12, 300), st.floats(1.0, 3.0))
 def test_one_look_is_never_better_than_fair_within_a_tolerated_ratio(
     bad: int, mine: int, others: int, ratio: float
@@ -143,7 +151,7 @@ def test_the_goal_is_reached_with_at_most_the_probability_alpha_whatever_the_sha
     assert mean == pytest.approx(1.0, abs=1e-6)
 
 
-@settings(max_examples=50)
+@_unhurried
 @given(st.integers(1, 10), st.integers(1, 40), st.integers(60, 400), st.integers(0, 3))
 def test_the_more_fall_on_the_candidate_the_stronger_the_evidence(
     bad: int, mine: int, others: int, earlier: int

@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
@@ -14,6 +14,8 @@ from finflow.rollout import latency
 from finflow.rollout.latency import Moments
 from finflow.rollout.verdicts import Histogram
 
+# How long an example takes says nothing on a busy machine.
+_unhurried = settings(deadline=None)
 _EDGES = (0.01, 0.02, 0.05, 0.1, 0.5)
 
 
@@ -100,6 +102,7 @@ def test_nothing_has_no_moments() -> None:
 _values = st.lists(st.floats(0.0005, 0.49), min_size=1, max_size=12)
 
 
+@_unhurried
 @given(_values)
 def test_the_largest_squares_are_the_linear_programs(values: list[float]) -> None:
     """Squares are convex, so the largest sum has all but one value at an end of its bucket. How many are at
@@ -128,6 +131,7 @@ def test_one_value_above_all_edges_may_be_all_that_the_sum_has_left() -> None:
     assert latency.largest_squares(durations) == pytest.approx(1 + 4 + 27**2)
 
 
+@_unhurried
 @given(_values, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
 def test_the_edge_of_a_quantile_is_the_first_that_has_enough_below(
     values: list[float], quantile: float
@@ -154,6 +158,7 @@ def test_releases_with_other_buckets_are_compared_over_the_edges_that_both_have(
     assert other == Histogram((0.01, 0.1), (5, 13, 8), 2.0)
 
 
+@_unhurried
 @given(_values, _values)
 def test_what_is_added_can_be_taken_away(first: list[float], second: list[float]) -> None:
     whole = latency.added(_held(first), _held(second))
