@@ -14,13 +14,13 @@ from finflow.rollout.ingress_spec import AlbSpec
 from finflow.rollout.ports import Endpoint
 from finflow.rollout.verdicts import FULL_WEIGHT_BP, Side
 
-# A target group's weight is 0 to 999; 1,000 parts in all would be finer than the balancer takes.
-_PARTS: Final = 999
+# The greatest weight of a target group.
+_PART_MAX: Final = 999
 _SETTLED_STATES: Final = ("initial", "healthy", "unhealthy", "unused", "unavailable")
 
 
 class AlbIngress:
-    """The port over one listener rule. Weights are rounded to 1/999, never to 0 or to all of it."""
+    """The port over one listener rule. Shares are 0, 0.1 % to 99.9 %, and all."""
 
     def __init__(self, spec: AlbSpec, connect: Callable[[AlbSpec], Any] | None = None) -> None:
         self.spec = spec
@@ -32,24 +32,22 @@ class AlbIngress:
         if not 0 <= weight_bp <= FULL_WEIGHT_BP:
             raise FinFlowError("ingress_refused", f"{weight_bp} is not 0 to {FULL_WEIGHT_BP}.", "weight_bp")
         actions, forward = await self._forward()
-        before = self._parts(forward)[Side.CANDIDATE]
-        parts = parts_of(weight_bp)
-        if parts > before and not await self._healthy(Side.CANDIDATE):
+        baseline, candidate = parts_of(weight_bp)
+        before = self._share_of(forward)
+        sticky = self.spec.sticky_s if weight_bp >= before and weight_bp > 0 else 0
+        if weight_bp > before and not await self._healthy(Side.CANDIDATE):
             raise FinFlowError("ingress_refused", "The candidate has no healthy targets.", "weight_bp")
-        sticky = self.spec.sticky_s if parts >= before and parts > 0 else 0
         forward["TargetGroups"] = [
-            {"TargetGroupArn": self._arn(Side.BASELINE), "Weight": _PARTS - parts},
-            {"TargetGroupArn": self._arn(Side.CANDIDATE), "Weight": parts},
+            {"TargetGroupArn": self._arn(Side.BASELINE), "Weight": baseline},
+            {"TargetGroupArn": self._arn(Side.CANDIDATE), "Weight": candidate},
         ]
         forward["TargetGroupStickinessConfig"] = _stickiness(sticky)
         await self._call("modify_rule", RuleArn=self.spec.rule_arn, Actions=actions)
-        if (found := await self.weight()) != round(parts * FULL_WEIGHT_BP / _PARTS):
+        if (found := await self.weight()) != weight_bp:
             raise FinFlowError("ingress_refused", f"The balancer has {found} instead of {weight_bp}.")
 
     async def weight(self) -> int:
-        parts = self._parts((await self._forward())[1])
-        total = sum(parts.values())
-        return round(parts[Side.CANDIDATE] * FULL_WEIGHT_BP / total) if total else 0
+        return self._share_of((await self._forward())[1])
 
     async def set_backends(self, side: Side, endpoints: Sequence[Endpoint]) -> None:
         """New targets are registered before those that go are deregistered, which the balancer drains."""
@@ -99,6 +97,10 @@ class AlbIngress:
             )
         return {side: weights.get(self._arn(side), 0) for side in Side}
 
+    def _share_of(self, forward: Mapping[str, Any]) -> int:
+        parts = self._parts(forward)
+        return _share(parts[Side.BASELINE], parts[Side.CANDIDATE])
+
     async def _forward(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """The rule's actions as they may be written back, and the forwarding among them."""
         found = await self._call("describe_rules", RuleArns=[self.spec.rule_arn])
@@ -117,11 +119,11 @@ class AlbIngress:
         return await asyncio.to_thread(self._called, operation, arguments)
 
     def _called(self, operation: str, arguments: Mapping[str, Any]) -> Any:
+        if self._client is None:
+            self._client = self._connect(self.spec)
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            if self._client is None:
-                self._client = self._connect(self.spec)
             return getattr(self._client, operation)(**arguments)
         except ClientError as error:
             told = error.response.get("Error", {})
@@ -132,11 +134,25 @@ class AlbIngress:
             raise FinFlowError("ingress_unreachable", f"AWS: {error}") from error
 
 
-def parts_of(weight_bp: int) -> int:
-    """A weight in the balancer's parts: the nearest, but something of something and not all of less than all."""
+def parts_of(weight_bp: int) -> tuple[int, int]:
+    """The weights of baseline and candidate, 0 to 999 each, that make the share and read back the same.
+
+    Raises ingress_refused for shares that they cannot make: below 0.1 %, above 99.9 %, and a few between;
+    whole tenths of a per cent always work.
+    """
     if weight_bp in (0, FULL_WEIGHT_BP):
-        return weight_bp * _PARTS // FULL_WEIGHT_BP
-    return min(_PARTS - 1, max(1, round(weight_bp * _PARTS / FULL_WEIGHT_BP)))
+        return (_PART_MAX, 0) if weight_bp == 0 else (0, _PART_MAX)
+    rest = FULL_WEIGHT_BP - weight_bp
+    pairs = ((round(part * rest / weight_bp), part) for part in range(1, _PART_MAX + 1))
+    exact = [pair for pair in pairs if 0 < pair[0] <= _PART_MAX and _share(*pair) == weight_bp]
+    if not exact:
+        raise FinFlowError("ingress_refused", f"A balancer cannot split {weight_bp} to {rest}.", "weight_bp")
+    return min(exact, key=lambda pair: abs(pair[1] * rest - pair[0] * weight_bp) / sum(pair))
+
+
+def _share(baseline: int, candidate: int) -> int:
+    total = baseline + candidate
+    return round(candidate * FULL_WEIGHT_BP / total) if total else 0
 
 
 def _stickiness(seconds: int) -> dict[str, Any]:
@@ -148,8 +164,13 @@ def _targets(endpoints: set[Endpoint]) -> list[dict[str, Any]]:
 
 
 def _connected(spec: AlbSpec) -> Any:
-    import boto3
-    from botocore.config import Config
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError as error:
+        raise FinFlowError(
+            "extra_missing", "An ALB needs boto3: pip install 'finflow[aws]'.", "kind"
+        ) from error
 
     config = Config(
         connect_timeout=spec.timeout_s,

@@ -172,9 +172,15 @@ def _header(name: str) -> str:
 def _noted(spec: CaddySpec, salts: Sequence[str]) -> list[dict[str, Any]]:
     """What the log shall say beside status and duration."""
     key = "{http.vars.key}"
+    names = ("customer_a", "customer_b")
+    salted = {name: f"{salt}{key}" for name, salt in zip(names, salts, strict=True)}
+    # `log_append` takes a placeholder or a text, and nothing made of both.
     customer = [
-        {"handler": "log_append", "key": name, "value": f"{salt}{key}"}
-        for name, salt in zip(("customer_a", "customer_b"), salts, strict=True)
+        {"handler": "vars", **salted},
+        *(
+            {"handler": "log_append", "key": name, "value": _placeholder(f"http.vars.{name}")}
+            for name in names
+        ),
     ]
     return [
         {"handle": [{"handler": "log_append", "key": "side", "value": "{http.vars.side}"}]},

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout.ingress_spec import GatewaySpec
@@ -20,12 +21,13 @@ from finflow.rollout.verdicts import FULL_WEIGHT_BP, Side
 
 _GROUP: Final = "apis/gateway.networking.k8s.io/v1"
 _ATTEMPTS: Final = 8
+_CONFLICT: Final = 409
 _ANSWER_MAX_BYTES: Final = 4 << 20
 _Route = dict[str, Any]
 
 
 class GatewayIngress:
-    """The port over one rule of one HTTPRoute. Weights add up to 10,000, so they are basis points there too."""
+    """The port over one rule of one HTTPRoute. Its weights add up to 10,000: basis points, there too."""
 
     def __init__(self, spec: GatewaySpec) -> None:
         self.spec = spec
@@ -118,35 +120,23 @@ class GatewayIngress:
         return (await self._ask("GET", self._path))[1]
 
     async def _replaced(self, route: _Route, weight_bp: int) -> bool:
-        """One JSON patch of both weights, which holds only for the version that was read; False if it has gone."""
-        rules = route["spec"]["rules"]
-        names = [ref["name"] for ref in rules[self.spec.rule]["backendRefs"]]
-        base = f"/spec/rules/{self.spec.rule}/backendRefs"
-        weights = {Side.CANDIDATE: weight_bp, Side.BASELINE: FULL_WEIGHT_BP - weight_bp}
-        patch: list[dict[str, object]] = [
-            {
-                "op": "test",
-                "path": "/metadata/resourceVersion",
-                "value": route["metadata"]["resourceVersion"],
-            },
-            *(
-                {"op": "add", "path": f"{base}/{names.index(self._service(side))}/weight", "value": weight}
-                for side, weight in weights.items()
-            ),
-        ]
-        status, found = await self._ask("PATCH", self._path, patch, refusable=(409, 422))
-        return status == 200 and self._weight_of(self._references(found)) == weight_bp
+        """Both weights in one patch, for the version that was read alone; False if that has gone."""
+        for side, ref in self._references(route).items():
+            ref["weight"] = weight_bp if side is Side.CANDIDATE else FULL_WEIGHT_BP - weight_bp
+        version = route["metadata"]["resourceVersion"]
+        patch = {"metadata": {"resourceVersion": version}, "spec": {"rules": route["spec"]["rules"]}}
+        status, found = await self._ask("PATCH", self._path, patch)
+        return status != _CONFLICT and self._weight_of(self._references(found)) == weight_bp
 
-    async def _ask(
-        self, method: str, path: str, body: object = None, refusable: Sequence[int] = ()
-    ) -> tuple[int, _Route]:
+    async def _ask(self, method: str, path: str, body: object = None) -> tuple[int, _Route]:
         url = f"{self.spec.api_url.rstrip('/')}/{path}"
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.spec.timeout_s)) as session,
                 session.request(
                     method,
-                    _exact(url),
+                    # As it stands: its label selector is quoted already.
+                    URL(url, encoded=True),
                     data=msgspec.json.encode(body) if body is not None else None,
                     headers=self._headers(),
                     ssl=await self._trusted(),
@@ -155,13 +145,13 @@ class GatewayIngress:
                 raw = await answer.content.read(_ANSWER_MAX_BYTES)
                 while not answer.content.at_eof() and len(raw) < _ANSWER_MAX_BYTES:
                     raw += await answer.content.read(_ANSWER_MAX_BYTES - len(raw))
-                return self._judged(answer.status, raw, refusable)
+                return self._judged(answer.status, raw)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise FinFlowError(
                 "ingress_unreachable", f"{self.spec.api_url}: {error or 'no answer in time'}"
             ) from error
 
-    def _judged(self, status: int, raw: bytes, refusable: Sequence[int]) -> tuple[int, _Route]:
+    def _judged(self, status: int, raw: bytes) -> tuple[int, _Route]:
         try:
             found = msgspec.json.decode(raw, type=_Route)
         except msgspec.DecodeError as error:
@@ -172,13 +162,13 @@ class GatewayIngress:
             raise FinFlowError(
                 "ingress_unreachable", f"The API server answers {status}: {found.get('message')}"
             )
-        if status != 200 and status not in refusable:
+        if status not in (200, _CONFLICT):
             raise FinFlowError("ingress_refused", f"The API server answers {status}: {found.get('message')}")
         return status, found
 
     def _headers(self) -> dict[str, str]:
         """The token is read each time, because Kubernetes exchanges it every hour."""
-        kept = {"Accept": "application/json", "Content-Type": "application/json-patch+json"}
+        kept = {"Accept": "application/json", "Content-Type": "application/merge-patch+json"}
         if self.spec.token_file is None:
             return kept
         return kept | {"Authorization": f"Bearer {self._file(self.spec.token_file, 'token_file').strip()}"}
@@ -200,10 +190,3 @@ class GatewayIngress:
             return Path(path).read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise FinFlowError("file_unreadable", f"{path}: {error}", param) from error
-
-
-def _exact(url: str) -> "aiohttp.client.URL":
-    """The URL as it stands: its label selector is quoted already."""
-    from yarl import URL
-
-    return URL(url, encoded=True)

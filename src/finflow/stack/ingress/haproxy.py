@@ -75,7 +75,7 @@ class HaproxyIngress(LocalIngress[HaproxySpec]):
         with suppress(OSError):
             fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         try:
-            self._keeper = subprocess.Popen(
+            self._keeper = subprocess.Popen(  # noqa: S603 - a file of ours
                 [sys.executable, "-I", "-S", str(_KEEPER), _LOG, str(_LOG_BYTES), str(_LOGS_KEPT)],
                 cwd=self.folder.root,
                 stdin=read,
@@ -93,7 +93,7 @@ class HaproxyIngress(LocalIngress[HaproxySpec]):
         self.folder.write(written.MAP, written.map_text(self.folder.weight()))
         # The inherited socket is not ours to show to the one that checks; it binds nothing.
         self.folder.write("checked.cfg", self._written(state, f"127.0.0.1:{state.port}"))
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - the program that the specification names
             [str(self.program()), "-c", "-f", "checked.cfg"],
             cwd=self.folder.root,
             capture_output=True,

@@ -1,4 +1,4 @@
-"""Keeps a log that comes in on the standard input: whole lines into a file of bounded size, older ones beside it.
+"""Keeps a log that comes in on the standard input: whole lines into a file of bounded size, older beside it.
 
 Run as a program by its path, with the file's name, its greatest size and how many older ones stay. It imports
 nothing of ours, so that a pipe's far end costs a few megabytes; it ends when the last writer has.
