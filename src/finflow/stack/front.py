@@ -1,8 +1,8 @@
 """The ingress of `finflow up`: clients before it, the workers behind it on a port of their own.
 
-Its folder is that of the service `finflow` (DATA/ingress/finflow), so that a rollout of this service takes its
-split over; what is set there stays when it is started again. It ends with the process that started it, as
-the workers do.
+Its folder is that of the service `finflow` (DATA/ingress/finflow), so that a rollout of this service takes
+its split over; what is set there stays when it is started again. It ends with the process that started it,
+as the workers do.
 """
 
 import asyncio

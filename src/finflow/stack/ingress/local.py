@@ -188,7 +188,7 @@ class LocalIngress(ABC, Generic[SpecT]):
             await self._reloaded(msgspec.structs.replace(state, spec=self._plain_spec()))
 
     def _plain_spec(self) -> dict[str, object]:
-        """What a router would have to be reloaded for; the port it has, asked for or found, is no part of it."""
+        """What a router would have to be reloaded for; its port, asked for or found, is no part of it."""
         plain: dict[str, object] = msgspec.to_builtins(self.spec)
         del plain["port"]
         return plain
