@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ from finflow.rollout.ports import Endpoint
 from finflow.stack import processes
 from finflow.stack.fleets.command import CommandFleet
 from finflow.stack.fleets.folder import FleetFolder, Plan
+from finflow.stack.fleets.supervisor import MARK
 
 _SERVICE = Path(__file__).parents[1] / "stubs" / "finflow_fleet_service.py"
 _PATIENCE_S = 20.0
@@ -154,6 +156,26 @@ async def test_processes_of_a_killed_supervisor_are_stopped_too(fleet: Callable[
     os.kill(first.pid, signal.SIGKILL)
     await service.stop()
     assert [pid for pid in before.values() if processes.identify(pid)] == []
+
+
+async def test_supervisors_killed_at_any_moment_leave_no_stray_and_lose_nobody(
+    fleet: Callable[..., CommandFleet],
+) -> None:
+    """Killed while it launches, starts, adopts and scales; each order is carried out by whoever comes next."""
+    service, dice = fleet(), random.Random(6)
+    await service.start(1)
+    for round_ in range(12):
+        want = 1 + round_ % 3
+        ordering = asyncio.create_task(service.start(want))
+        await asyncio.sleep(dice.random() * 0.4)
+        os.kill(_supervisor(service).pid, signal.SIGKILL)
+        await ordering
+    assert await service.ready(_PATIENCE_S)
+    serving = set((await _pids(service)).values())
+    assert len(serving) == 3
+    assert set(processes.with_variable(MARK, str(service.folder.root))) == serving
+    await service.stop()
+    assert processes.with_variable(MARK, str(service.folder.root)) == {}
 
 
 async def test_drain_finishes_what_is_under_way(fleet: Callable[..., CommandFleet]) -> None:

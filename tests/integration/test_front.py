@@ -102,7 +102,7 @@ async def test_workers_stay_where_they_were_and_what_a_crash_has_left_is_ended(
         assert stack.fleet is not None
         inner, outer = stack.fleet.port, stack.url
     # An ingress that nobody runs any more holds the port.
-    left = ingress_of(CaddySpec(port=int(outer.rpartition(":")[2])), data / "ingress")
+    left = ingress_of(CaddySpec(port=int(outer.rpartition(":")[2])), data / "ingress" / "finflow")
     await left.start()
     orphan = left.running()
     assert orphan is not None
@@ -163,7 +163,7 @@ async def test_a_rollout_takes_the_split_over_and_loses_nothing(data: Path, data
         candidate = CommandFleet(data.parent / "fleet", plan)
         await candidate.start(2)
         assert await candidate.ready(_PATIENCE_S)
-        ingress = ingress_of(CaddySpec(), data / "ingress")
+        ingress = ingress_of(CaddySpec(), data / "ingress" / "finflow")
         await ingress.start()
         await ingress.set_backends(Side.CANDIDATE, await candidate.endpoints())
         statuses: Counter[int] = Counter()

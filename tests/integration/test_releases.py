@@ -155,8 +155,10 @@ def test_a_project_that_says_how_it_is_built_is_built(project: Path, store: Stor
     (project / "shop").mkdir()
     (project / "shop" / "__init__.py").write_text("")
     _commit(project, shop__door_dot_py="def main():\n    print('open')\n", pyproject_dot_toml=pyproject)
-    release, _ = build(store, Wanted(repository=project, name="shop-1.5"), _quiet)
+    pyproject_says = Wanted(repository=project)
+    release, _ = build(store, pyproject_says, _quiet)
     assert (release.project, release.version) == ("shop", "1.5")
+    assert release.name.startswith("shop-")
     assert _run(store, release, program="shop-open") == "open"
     version = "from importlib.metadata import version; print(version('shop'))"
     assert _run(store, release, "-c", version) == "1.5"

@@ -18,6 +18,7 @@ from finflow.cli.options import (
     workers_option,
 )
 from finflow.stack.folder import DataFolder
+from finflow.stack.front import SERVICE
 
 
 @click.command
@@ -35,7 +36,7 @@ def info(as_json: bool, **flags: Any) -> None:
         "data": str(folder.root),
         "logs": str(folder.logs),
         "state": str(folder.state_file),
-        "ingress": str(folder.root / "ingress"),
+        "ingress": str(folder.root / "ingress" / SERVICE),
         "python": sys.executable,
     }
     versions = {"finflow": __version__, "python": platform.python_version()}

@@ -2,7 +2,7 @@
 
 DATA/postgres/    PostgreSQL's own data
 DATA/logs/        postgres.log, api.log
-DATA/ingress/     the router in front of the workers, its split and its log
+DATA/ingress/     finflow/: the router in front of the workers, its split and its log
 DATA/state.json   what runs: the process of `finflow up`, its URLs, its children
 DATA/lock         held by `finflow up` as long as it runs
 """

@@ -1,7 +1,8 @@
 """The ingress of `finflow up`: clients before it, the workers behind it on a port of their own.
 
-Its folder is DATA/ingress, so that a rollout can take its split over; what is set there stays when it is
-started again. It ends with the process that started it, as the workers do.
+Its folder is that of the service `finflow` (DATA/ingress/finflow), so that a rollout of this service takes
+its split over; what is set there stays when it is started again. It ends with the process that started it,
+as the workers do.
 """
 
 import asyncio
@@ -24,6 +25,8 @@ from finflow.stack.processes import Process
 
 Kind = Literal["caddy", "haproxy"]
 
+# What a rollout calls the service that `finflow up` runs.
+SERVICE: Final = "finflow"
 INNER_HOST: Final = "127.0.0.1"
 _LOOK_S: Final = 0.2
 _PAUSE_S: Final = 1.0
@@ -43,7 +46,7 @@ class Front:
 
     def __init__(self, kind: Kind, data: DataFolder, host: str, port: int) -> None:
         self.kind = kind
-        self.ingress = _made(kind, host, port, data.root / "ingress")
+        self.ingress = _made(kind, host, port, data.root / "ingress" / SERVICE)
         self.ingress.dies_with_us = True
         self._keeper: asyncio.Task[None] | None = None
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from time import monotonic
@@ -79,10 +80,12 @@ def parent(pid: int) -> int:
     return int(fields[_PPID]) if fields else 0
 
 
-def resident_bytes(pid: int) -> int:
-    """The memory that a process has in use; 0 if there is none."""
-    fields = _stat(pid)
-    return int(fields[_RESIDENT]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+def resident_bytes() -> dict[int, int]:
+    """The memory in use, by the process that began the session which it is used in."""
+    found: Counter[int] = Counter()
+    for fields in filter(None, map(_stat, pids())):
+        found[int(fields[_SESSION])] += int(fields[_RESIDENT]) * os.sysconf("SC_PAGE_SIZE")
+    return found
 
 
 def with_variable(name: str, value: str) -> dict[int, dict[str, str]]:

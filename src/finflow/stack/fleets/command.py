@@ -185,6 +185,7 @@ class CommandFleet:
             await asyncio.wait_for(child.communicate(msgspec.json.encode(given)), _LAUNCH_TIMEOUT_S)
         except TimeoutError as error:
             child.kill()
+            await child.wait()
             raise FinFlowError("fleet_failed", f"The supervisor of {self.folder.root} hangs.") from error
         if child.returncode != 0:
             words = children.tail(log_path).strip().splitlines()[-_SUPERVISOR_LOG_LINES:]

@@ -173,9 +173,10 @@ class Supervisor:
         if now_s - self._measured_s < _MEASURE_S:
             return
         self._measured_s = now_s
+        sizes = processes.resident_bytes()
         for slot in self._slots.values():
             if slot.process:
-                slot.resident_bytes = watching.size_of(slot.process.pid)
+                slot.resident_bytes = sizes.get(slot.process.pid, 0)
             watching.bound_log(self._log_of(slot))
 
     def _do(self, slot: Slot, act: Act, now_s: float) -> None:

@@ -1,4 +1,4 @@
-"""What a supervisor sees of its processes: whether they answer, how large they are, what they write."""
+"""What a supervisor sees of its processes: whether they answer, what they are given, what they write."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from finflow.kernel.errors import FinFlowError
-from finflow.stack import ports, processes
+from finflow.stack import ports
 from finflow.stack.fleets.folder import Plan
 
 HOST: Final = "127.0.0.1"
@@ -21,11 +21,6 @@ async def look(plan: Plan, port: int) -> int | None:
     if plan.ready_path is not None:
         return await ports.http_status(HOST, port, plan.ready_path)
     return plan.ready_status if await ports.takes_connections(HOST, port) else None
-
-
-def size_of(leader: int) -> int:
-    """The memory of a process and of everything that it started in its session."""
-    return sum(processes.resident_bytes(each.pid) for each in processes.session(leader))
 
 
 def bound_log(path: Path) -> None:

@@ -181,15 +181,16 @@ class LocalIngress(ABC, Generic[SpecT]):
             state = msgspec.structs.replace(state, process=process)
             self.folder.write_state(state)
         await self._until_ready()
-        if state.spec == self._plain_spec():
-            return
         if self.spec.host != state.spec["host"] or self.spec.port not in (0, state.port):
             running = f"{state.spec['host']}:{state.port}"
             raise FinFlowError("ingress_refused", f"The router listens on {running}; stop it first.", "port")
-        await self._reloaded(msgspec.structs.replace(state, spec=self._plain_spec()))
+        if state.spec != self._plain_spec():
+            await self._reloaded(msgspec.structs.replace(state, spec=self._plain_spec()))
 
     def _plain_spec(self) -> dict[str, object]:
+        """What a router would have to be reloaded for; its port, asked for or found, is no part of it."""
         plain: dict[str, object] = msgspec.to_builtins(self.spec)
+        del plain["port"]
         return plain
 
     async def _until_ready(self) -> None:

@@ -191,7 +191,8 @@ class Builder:
         return None
 
     def _project(self) -> str:
-        return sources.project_name(self._wanted.repository or Path())
+        told = self._revision.file("pyproject.toml") if self._revision else None
+        return sources.project_name(told, self._wanted.repository or Path())
 
     def _default_name(self) -> str:
         if self._wanted.wheel is not None:

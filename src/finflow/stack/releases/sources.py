@@ -116,6 +116,10 @@ def _satisfied(requires: list[str]) -> bool:
         return False
 
 
-def project_name(folder: Path) -> str:
-    """A name for a project that has none: its folder's, as far as a release can bear it."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", folder.resolve().name).strip("-._") or "project"
+def project_name(pyproject: bytes | None, folder: Path) -> str:
+    """What a project calls itself, else its folder's name, as far as a release can bear it."""
+    try:
+        told = tomllib.loads((pyproject or b"").decode()).get("project", {}).get("name")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        told = None
+    return re.sub(r"[^A-Za-z0-9._]+", "-", str(told or folder.resolve().name)).strip("-._") or "project"
