@@ -11,6 +11,7 @@ import msgspec
 from finflow.limits.model import MAX_BURST, MAX_CONCURRENCY, MAX_PER_S
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
+_INGRESSES: Final = ("auto", "caddy", "haproxy", "none")
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -80,6 +81,12 @@ def _between(least: int, most: int) -> Callable[[str], int]:
 def _level(text: str) -> str:
     if text.lower() not in _LEVELS:
         raise ValueError(f"it is none of {', '.join(_LEVELS)}")
+    return text.lower()
+
+
+def _ingress(text: str) -> str:
+    if text.lower() not in _INGRESSES:
+        raise ValueError(f"it is none of {', '.join(_INGRESSES)}")
     return text.lower()
 
 
@@ -162,6 +169,18 @@ SETTINGS: Final = (
     Setting(
         "rails_folder",
         "Where each file rail has a folder, named like its participant; by default there is no rail.",
+        _nothing,
+        _path,
+    ),
+    Setting(
+        "ingress",
+        "What `finflow up` serves through: caddy, haproxy or none; auto is Caddy where it is installed.",
+        lambda: "auto",
+        _ingress,
+    ),
+    Setting(
+        "ingress_proof",
+        "The file that holds what the ingress proves itself by to the workers; `finflow up` makes its own.",
         _nothing,
         _path,
     ),

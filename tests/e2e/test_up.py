@@ -32,6 +32,8 @@ class Shell:
             "FINFLOW_DATA": str(data),
             "FINFLOW_TARGET": "finflow_stub_api:application",
             "FINFLOW_WORKERS": "2",
+            # Most of these tests are about what lies behind it; those that are not say so.
+            "FINFLOW_INGRESS": "none",
             "PYTHONPATH": str(_STUBS),
         }
         self.started: list[subprocess.Popen[str]] = []
@@ -91,7 +93,9 @@ def _wait_gone(pids: list[int]) -> None:
 
 def test_up_status_second_up_and_ctrl_c(shell: Shell) -> None:
     assert shell.run("status").returncode == 1
-    child, facts = shell.up()
+    child, facts = shell.up(FINFLOW_INGRESS="caddy")
+    assert facts["ingress"] == "caddy"
+    assert facts["workers_url"] != facts["url"]
     assert facts["pid"] == child.pid
     assert len(facts["workers"]) == 2
     assert facts["migrations"][0].startswith("0001_")
@@ -99,7 +103,8 @@ def test_up_status_second_up_and_ctrl_c(shell: Shell) -> None:
 
     status = shell.run("status", "--json")
     assert status.returncode == 0
-    assert json.loads(status.stdout)["url"] == facts["url"]
+    told = json.loads(status.stdout)
+    assert (told["url"], told["ingress"], told["ingress_running"]) == (facts["url"], "caddy", True)
 
     second = shell.run("up")
     assert (second.returncode, second.stdout) == (1, "")
@@ -132,7 +137,7 @@ def test_what_it_prints_is_for_people_and_free_of_colour(shell: Shell) -> None:
 
 
 def test_down_stops_it(shell: Shell) -> None:
-    child, _ = shell.up()
+    child, _ = shell.up(FINFLOW_INGRESS="auto")
     family = _family(child.pid)
     assert shell.run("down").returncode == 0
     assert child.wait(_PATIENCE_S) == 0
@@ -143,8 +148,8 @@ def test_down_stops_it(shell: Shell) -> None:
 
 
 def test_comes_back_after_everything_was_killed(shell: Shell) -> None:
-    for _ in range(3):
-        child, facts = shell.up()
+    for kind in ("caddy", "none", "caddy"):
+        child, facts = shell.up(FINFLOW_INGRESS=kind)
         assert _get(f"{facts['url']}/readyz") == 200
         family = _family(child.pid)
         for pid in family:
@@ -157,7 +162,8 @@ def test_comes_back_after_everything_was_killed(shell: Shell) -> None:
 
 
 def test_nothing_outlives_a_killed_up(shell: Shell) -> None:
-    child, _ = shell.up()
+    child, facts = shell.up("--ingress", "caddy")
+    assert facts["ingress"] == "caddy"
     family = _family(child.pid)
     child.kill()
     child.wait(_PATIENCE_S)

@@ -34,6 +34,7 @@ from finflow.api.admission import Doorkeeper
 from finflow.api.decoding import BATCH_BODY_LIMIT
 from finflow.api.direct import table
 from finflow.api.envelope import DEADLINE_S, Door, Envelope
+from finflow.api.forwarded import Forwarded
 from finflow.api.measured import Measured
 from finflow.api.problems import on_error
 from finflow.api.state import Services
@@ -107,10 +108,12 @@ def build(
     exposition: Exposition | None = None,
     release: str = __version__,
     access_ratio: float = 0.0,
-) -> Measured:
+    proof: bytes | None = None,
+) -> Measured | Forwarded:
     """The ASGI application over these services, which are opened at start-up and closed at shutdown.
 
-    Requests pass a Doorkeeper unless there is another `door`, which is for measurements alone.
+    Requests pass a Doorkeeper unless there is another `door`, which is for measurements alone. `proof` is
+    what the ingress in front proves itself by, if there is one.
     """
     app = Litestar(
         list(HANDLERS),
@@ -124,7 +127,8 @@ def build(
     )
     door = door or Doorkeeper(lambda: app.state.services)
     enveloped = Envelope(app, deadline_s, table(app, HANDLERS), door)
-    return Measured(Traced(enveloped, release, access_ratio), HANDLERS, exposition)
+    measured = Measured(Traced(enveloped, release, access_ratio), HANDLERS, exposition)
+    return Forwarded(measured, proof) if proof else measured
 
 
 def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
@@ -170,9 +174,9 @@ def _cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def from_environment() -> Measured:
+def from_environment() -> Measured | Forwarded:
     """The application that the FINFLOW_* variables describe. Raises setting_malformed."""
-    from finflow.app import Config, measuring, services, traced
+    from finflow.app import Config, measuring, proof, services, traced
     from finflow.telemetry import levels, logs
 
     config = Config.load()
@@ -190,6 +194,7 @@ def from_environment() -> Measured:
         exposition=measuring(config),
         release=config.release,
         access_ratio=config.access_log_ratio,
+        proof=proof(config),
     )
 
 

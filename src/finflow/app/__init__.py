@@ -49,6 +49,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     unverified_per_s: int
     limits_file: Path | None
     rails_folder: Path | None
+    ingress: str
+    ingress_proof: Path | None
     metrics_folder: Path | None
     metrics_address: tuple[str, int] | None
     release: str
@@ -113,7 +115,7 @@ def _shown(value: object) -> str | None:
 
 def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[Any]":
     """Everything that this configuration names, started: `async with running(config) as stack`."""
-    from finflow.stack import service  # here, because asking for the configuration must stay fast
+    from finflow.stack import front, service  # here, because asking for the configuration must stay fast
 
     settings = service.StackSettings(
         data=config.data,
@@ -122,6 +124,7 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
         database_url=config.database_url,
         target=config.target,
         keys=config.keys_folder,
+        ingress=front.chosen(config.ingress),
         environment={
             **{
                 f"FINFLOW_{name.upper()}": str(value)
@@ -139,6 +142,16 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
         release=config.release,
     )
     return service.running(msgspec.structs.replace(settings, **overrides))
+
+
+def proof(config: Config) -> bytes | None:
+    """What the ingress in front of a worker proves itself by. Raises file_unreadable."""
+    if config.ingress_proof is None:
+        return None
+    try:
+        return config.ingress_proof.read_bytes().strip() or None
+    except OSError as error:
+        raise FinFlowError("file_unreadable", f"{config.ingress_proof}: {error.strerror}") from error
 
 
 @asynccontextmanager

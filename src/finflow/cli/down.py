@@ -10,6 +10,7 @@ from finflow.app import Config
 from finflow.cli.options import data_option
 from finflow.kernel.errors import FinFlowError
 from finflow.stack.folder import DataFolder, State
+from finflow.stack.front import Front
 from finflow.stack.orphans import end_orphans
 from finflow.stack.processes import Process, send, wait_gone
 
@@ -35,7 +36,7 @@ def down(**flags: Any) -> None:
 async def _stop(state: State) -> None:
     send(state.up, signal.SIGTERM)
     family: list[Process] = [state.up, *state.workers]
-    family += [state.postgres] if state.postgres else []
+    family += [each for each in (state.postgres, state.ingress) if each]
     if not await wait_gone(family, _TIMEOUT_S):
         raise FinFlowError("stack_running", f"Process {state.up.pid} did not end within {_TIMEOUT_S:.0f} s.")
 
@@ -46,6 +47,7 @@ async def _end_orphans(folder: DataFolder) -> int:
     if not folder.lock():
         raise FinFlowError("stack_running", f"{folder.root} is being started or stopped right now.")
     try:
-        return await end_orphans(folder)
+        front = Front("caddy", folder, "", 0)
+        return await end_orphans(folder) + await front.end_orphan()
     finally:
         folder.unlock()

@@ -9,14 +9,23 @@ import click
 from finflow import __version__
 from finflow.app import Config
 from finflow.cli import echo_json
-from finflow.cli.options import data_option, database_url_option, json_option, port_option, workers_option
+from finflow.cli.options import (
+    data_option,
+    database_url_option,
+    ingress_option,
+    json_option,
+    port_option,
+    workers_option,
+)
 from finflow.stack.folder import DataFolder
+from finflow.stack.front import SERVICE
 
 
 @click.command
 @data_option
 @port_option
 @workers_option
+@ingress_option
 @database_url_option
 @json_option
 def info(as_json: bool, **flags: Any) -> None:
@@ -27,6 +36,7 @@ def info(as_json: bool, **flags: Any) -> None:
         "data": str(folder.root),
         "logs": str(folder.logs),
         "state": str(folder.state_file),
+        "ingress": str(folder.root / "ingress" / SERVICE),
         "python": sys.executable,
     }
     versions = {"finflow": __version__, "python": platform.python_version()}

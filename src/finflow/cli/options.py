@@ -15,6 +15,11 @@ database_url_option = click.option(
     help="A PostgreSQL >= 15 to use instead of the embedded one (FINFLOW_DATABASE_URL keeps it out of `ps`).",
 )
 port_option = click.option("--port", type=int, help="The API's port (FINFLOW_PORT) [8400, or a free one].")
+ingress_option = click.option(
+    "--ingress",
+    metavar="KIND",
+    help="Serve through caddy, haproxy or none (FINFLOW_INGRESS) [caddy if it is there].",
+)
 workers_option = click.option("--workers", type=int, help="API worker processes (FINFLOW_WORKERS) [cores].")
 url_option = click.option(
     "--url", envvar="FINFLOW_URL", help="The API (FINFLOW_URL) [the one that runs on the data folder]."

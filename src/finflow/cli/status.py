@@ -43,6 +43,9 @@ def _facts(state: State) -> dict[str, Any]:
         "url": state.url,
         "database_url": state.database_url,
         "database_running": state.postgres is None or alive(state.postgres),
+        "ingress": state.ingress_kind,
+        "ingress_running": state.ingress_kind is None or (state.ingress is not None and alive(state.ingress)),
+        "workers_url": state.workers_url,
         "workers_running": sum(alive(worker) for worker in state.workers),
         "workers": len(state.workers),
     }
@@ -56,7 +59,8 @@ def _sentence(facts: dict[str, Any], data: str) -> str:
         return f"{runs} and is ready."
     answer = facts["readyz"] or "nothing"
     database = "runs" if facts["database_running"] else "does not run"
+    router = "" if facts["ingress_running"] else f" {facts['ingress'].capitalize()} does not run,"
     return (
-        f"{runs} but is not ready: /readyz answers {answer}, "
+        f"{runs} but is not ready: /readyz answers {answer},{router} "
         f"{facts['workers_running']} of {facts['workers']} workers run, the database {database}."
     )

@@ -10,7 +10,14 @@ import click
 
 from finflow.app import Config, running, traced
 from finflow.cli import echo_json
-from finflow.cli.options import data_option, database_url_option, json_option, port_option, workers_option
+from finflow.cli.options import (
+    data_option,
+    database_url_option,
+    ingress_option,
+    json_option,
+    port_option,
+    workers_option,
+)
 from finflow.cli.until import Stop, first, run
 from finflow.stack.children import open_log
 from finflow.stack.folder import DataFolder
@@ -23,6 +30,7 @@ from finflow.telemetry.redaction import redact
 @data_option
 @port_option
 @workers_option
+@ingress_option
 @database_url_option
 @json_option
 def up(as_json: bool, **flags: Any) -> None:
@@ -61,6 +69,8 @@ def _facts(stack: Stack, seconds: float) -> dict[str, Any]:
         "database_url": redact(stack.database_url),
         "pid": os.getpid(),
         "workers": stack.worker_pids,
+        "ingress": stack.settings.ingress,
+        "workers_url": stack.fleet.url if stack.fleet else None,
         "data": str(stack.folder.root),
         "logs": str(stack.folder.logs),
         "migrations": stack.migrations,
@@ -68,11 +78,15 @@ def _facts(stack: Stack, seconds: float) -> dict[str, Any]:
     }
 
 
+def _through(facts: dict[str, Any]) -> str:
+    return f" behind {facts['ingress'].capitalize()}" if facts["ingress"] else ""
+
+
 def _welcome(facts: dict[str, Any], token: str) -> str:
     bearer = f'-H "Authorization: Bearer $({token})"'
     return f"""\
 FinFlow is ready after {facts["seconds"]:.1f} s.
-  API       {facts["url"]} ({len(facts["workers"])} workers)
+  API       {facts["url"]} ({len(facts["workers"])} workers{_through(facts)})
   Database  {facts["database_url"]}
   Data      {facts["data"]}
   Logs      {facts["logs"]}

@@ -2,6 +2,7 @@
 
 DATA/postgres/    PostgreSQL's own data
 DATA/logs/        postgres.log, api.log
+DATA/ingress/     finflow/: the router in front of the workers, its split and its log
 DATA/state.json   what runs: the process of `finflow up`, its URLs, its children
 DATA/lock         held by `finflow up` as long as it runs
 """
@@ -41,6 +42,9 @@ class State(msgspec.Struct, frozen=True):
     workers: list[Process] = []
     issuer: str | None = None
     keys: str | None = None
+    ingress: Process | None = None
+    ingress_kind: str | None = None
+    workers_url: str | None = None
 
 
 class DataFolder:

@@ -8,6 +8,7 @@ async with running(StackSettings(data=Path("/srv/finflow"), workers=2)) as stack
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -19,9 +20,11 @@ from finflow.db.migrations import migrate
 from finflow.db.pool import check_version, connect
 from finflow.identity.keys import KeyFolder
 from finflow.kernel.errors import FinFlowError
+from finflow.rollout.ports import Endpoint
 from finflow.stack import ports
 from finflow.stack.fleet import Fleet
 from finflow.stack.folder import DataFolder, State
+from finflow.stack.front import INNER_HOST, Front, Kind
 from finflow.stack.measuring import measuring
 from finflow.stack.meter import StackMeter
 from finflow.stack.postgres import EmbeddedPostgres
@@ -38,7 +41,8 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True):
     `port` None means the default port, or a free one where that is taken; `environment` is added to the
     workers'; `keys` is the folder of the keys that sign access tokens, in the data folder by default;
     `durable=False` is for tests of things other than durability. `metrics_folder` is where the workers
-    count; None means the one that belongs to the data folder.
+    count; None means the one that belongs to the data folder. With `ingress` clients come to a router at
+    `port`, and the workers listen on a loopback port of their own.
     """
 
     data: Path
@@ -53,6 +57,7 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_folder: Path | None = None
     metrics_address: tuple[str, int] | None = None
     release: str = ""
+    ingress: Kind | None = None
 
 
 class Stack:
@@ -63,21 +68,24 @@ class Stack:
         self.folder = folder
         self.postgres: EmbeddedPostgres | None = None
         self.fleet: Fleet | None = None
+        self.front: Front | None = None
         self.migrations: list[str] = []
         self.database_url = settings.database_url or ""
         self.meter = StackMeter()
         self.metrics_port: int | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._public: socket.socket | None = None
         self._memory = folder.memory_file()
         self.keys = settings.keys or folder.root / "keys"
+        self._url = ""
         # The URL that access tokens are from and for.
         self.issuer = ""
 
     @property
     def url(self) -> str:
-        """Where the API answers."""
+        """Where the API answers: the ingress, if there is one, else the workers."""
         assert self.fleet is not None, "the stack was not started"
-        return self.fleet.url
+        return self._url or self.fleet.url
 
     @property
     def worker_pids(self) -> list[int]:
@@ -117,10 +125,12 @@ class Stack:
     async def start_api(self) -> None:
         """Starts the workers; returns when they are ready."""
         bound = ports.reserve(self.settings.host, self.settings.port)
+        own = ports.url_of(*bound.getsockname()[:2])
+        if self.settings.ingress:
+            bound = await self._put_in_front(self.settings.ingress, bound)
         # What an earlier run left there counted for that run.
         self._memory.unlink(missing_ok=True)
         KeyFolder(self.keys).ensure(time.time())
-        own = ports.url_of(*bound.getsockname()[:2])
         self.issuer = self.settings.environment.get("FINFLOW_ISSUER", own)
         environment = {
             **self.settings.environment,
@@ -128,6 +138,7 @@ class Stack:
             "FINFLOW_KEYS": str(self.keys),
             "FINFLOW_DATABASE_URL": self.database_url,
             "FINFLOW_LIMITS_FILE": str(self._memory),
+            "FINFLOW_INGRESS_PROOF": str(self.front.proof) if self.front else "",
         }
         self.fleet = Fleet(
             self.settings.target,
@@ -140,11 +151,32 @@ class Stack:
         )
         self._bound = bound
         await self.fleet.start()
+        if self.front and self._public:
+            self._public.close()
+            await self.front.start(Endpoint(INNER_HOST, self.fleet.port), self.write_state)
+            self.write_state()
         if self.postgres:
             self._keeper = asyncio.create_task(self._keep_postgres(self.postgres))
 
+    async def _put_in_front(self, kind: Kind, public: socket.socket) -> socket.socket:
+        """Keeps the public port for the ingress; returns what the workers are to be bound to."""
+        host, port = public.getsockname()[:2]
+        self._public, self._url = public, ports.url_of(host, port)
+        self.front = Front(kind, self.folder, host, port)
+        self.front.ingress.folder.create()
+        return ports.reserve(INNER_HOST, self.front.inner_port())
+
+    async def end_old_front(self) -> None:
+        """Ends the ingress that a crash has left; before its port is looked at."""
+        if self.settings.ingress and await Front(self.settings.ingress, self.folder, "", 0).end_orphan():
+            _log.warning("ended an ingress that a crash had left")
+
     async def stop_api(self) -> None:
-        """Stops the workers and gives the port back."""
+        """Stops the ingress, then the workers, and gives the port back."""
+        if self._public:
+            self._public.close()
+        if self.front:
+            await self.front.stop()
         if self.fleet:
             await self.fleet.stop()
             self._bound.close()
@@ -163,6 +195,9 @@ class Stack:
             self.fleet.processes,
             self.issuer,
             str(self.keys),
+            self.front.process if self.front else None,
+            self.settings.ingress,
+            self.fleet.url,
         )
         self.folder.write_state(state)
 
@@ -198,6 +233,7 @@ async def running(settings: StackSettings) -> AsyncIterator[Stack]:
         undo.callback(folder.clear_state)
         undo.push_async_callback(stack.stop_database)
         stack.metrics_port = await undo.enter_async_context(_measured(stack))
+        await stack.end_old_front()
         await stack.start_database()
         undo.push_async_callback(stack.stop_api)
         await stack.start_api()

@@ -26,6 +26,7 @@ from finflow.rollout.buckets import (
 )
 from finflow.rollout.ingress_spec import CaddySpec
 from finflow.rollout.verdicts import FULL_WEIGHT_BP, Side
+from finflow.stack.ingress.folder import CLAIMED_HEADERS, PROOF_HEADER
 
 ADMIN: Final = "admin.sock"
 CONTROL: Final = "control.sock"
@@ -44,6 +45,7 @@ _LOG_MIB: Final = 16
 LOGS_KEPT: Final = 4
 _HEX_PER_CHUNK: Final = 2 * CHUNK_BYTES
 _UNKNOWN_ORIGIN: Final = ("Forwarded", "X-Real-Ip")
+_PROOF: Final = "{file.proof}:" + "".join(f"{{http.request.header.{each}}}" for each in CLAIMED_HEADERS)
 
 
 def config(spec: CaddySpec, reloads: int, descriptors: Sequence[int], salts: Sequence[str]) -> dict[str, Any]:
@@ -170,9 +172,15 @@ def _header(name: str) -> str:
 def _noted(spec: CaddySpec, salts: Sequence[str]) -> list[dict[str, Any]]:
     """What the log shall say beside status and duration."""
     key = "{http.vars.key}"
+    names = ("customer_a", "customer_b")
+    salted = {name: f"{salt}{key}" for name, salt in zip(names, salts, strict=True)}
+    # `log_append` takes a placeholder or a text, and nothing made of both.
     customer = [
-        {"handler": "log_append", "key": name, "value": f"{salt}{key}"}
-        for name, salt in zip(("customer_a", "customer_b"), salts, strict=True)
+        {"handler": "vars", **salted},
+        *(
+            {"handler": "log_append", "key": name, "value": _placeholder(f"http.vars.{name}")}
+            for name in names
+        ),
     ]
     return [
         {"handle": [{"handler": "log_append", "key": "side", "value": "{http.vars.side}"}]},
@@ -185,7 +193,7 @@ def _proxied(spec: CaddySpec) -> list[dict[str, Any]]:
     return [
         {
             "handle": [
-                {"handler": "headers", "request": {"delete": stripped}},
+                {"handler": "headers", "request": {"set": {PROOF_HEADER: [_PROOF]}, "delete": stripped}},
                 {"handler": "request_body", "max_size": spec.body_max_bytes},
             ]
         },

@@ -4,6 +4,7 @@ FOLDER/router.json     the process, its port and its specification
 FOLDER/weight          the candidate's share in basis points
 FOLDER/backends.json   the processes of either side
 FOLDER/salts           what customers' keys are hashed with in the log
+FOLDER/proof           what the router sends along, so that processes behind it know that it was the router
 FOLDER/traffic.log     one line for each request; older ones beside it
 FOLDER/lock            held while the router is started, stopped or changed
 """
@@ -26,6 +27,10 @@ from finflow.rollout.verdicts import Side
 from finflow.stack.folder import folder_error
 from finflow.stack.processes import Process
 
+# Shows who is behind the router that a request came through it, by what lies in `proof`, and behind a colon
+# what the client itself claimed of its origin.
+PROOF_HEADER: Final = "X-Finflow-Ingress"
+CLAIMED_HEADERS: Final = ("X-Forwarded-For", "Forwarded", "X-Real-Ip")
 _LOCK_PATIENCE_S: Final = 30.0
 _POLL_S: Final = 0.02
 
@@ -57,6 +62,8 @@ class RouterFolder:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not (self.root / "salts").exists():
                 self.write("salts", "\n".join(secrets.token_hex(16) for _ in range(2)))
+            if not (self.root / "proof").exists():
+                self.write("proof", secrets.token_hex(32))
             if not (self.root / "weight").exists():
                 self.write("weight", "0")
         except OSError as error:

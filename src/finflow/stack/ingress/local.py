@@ -21,7 +21,7 @@ from finflow.kernel.errors import FinFlowError
 from finflow.rollout.ingress_spec import LocalSpec
 from finflow.rollout.ports import Endpoint
 from finflow.rollout.verdicts import FULL_WEIGHT_BP, Side
-from finflow.stack.children import open_log, plain_environment, tail
+from finflow.stack.children import command, open_log, plain_environment, tail
 from finflow.stack.ingress.folder import Backends, RouterFolder, RouterState
 from finflow.stack.ingress.sockets import listening
 from finflow.stack.ingress.traffic import Tally, TrafficFile
@@ -42,9 +42,12 @@ SpecT = TypeVar("SpecT", bound=LocalSpec)
 class LocalIngress(ABC, Generic[SpecT]):
     """What Caddy and HAProxy have in common. The folder says everything; this object only acts on it."""
 
-    # The name of the program's file, and how long it may take to finish its requests when it is stopped.
+    # The name of the program's file; what makes it finish its requests and end, and how long that may take.
     program_name: str
+    signals: tuple[signal.Signals, ...] = (signal.SIGTERM,)
     patience_s: float
+    # Whether the router ends when the process that has started it does; a rollout's must not.
+    dies_with_us = False
     # The name of its log, and how many sockets it inherits, each under two numbers.
     traffic_files: str
     sockets: int
@@ -102,10 +105,10 @@ class LocalIngress(ABC, Generic[SpecT]):
         async with self.folder.locked():
             process = self.running()
             if process is not None:
-                send(process, self.gentle_signal())
-                if not await self._gone(process, self.patience_s):
-                    send(process, signal.SIGKILL)
-                    await self._gone(process, self.patience_s)
+                for number in (*self.signals, signal.SIGKILL):
+                    send(process, number)
+                    if await self._gone(process, self.patience_s):
+                        break
             state = self.folder.state()
             if state is not None:
                 self.folder.write_state(msgspec.structs.replace(state, process=None))
@@ -147,17 +150,25 @@ class LocalIngress(ABC, Generic[SpecT]):
     def _spawn(self, program: Path, state: RouterState, environment: Mapping[str, str]) -> None:
         # Not by asyncio, which kills a child whose object is forgotten: this one is to outlive us.
         with open_log(self.folder.root / "start.log") as log:
-            self._child = subprocess.Popen(  # noqa: S603 - the router's program, as the specification says
-                [str(program), *self.arguments()],
-                cwd=self.folder.root,
-                stdin=subprocess.DEVNULL,
-                stdout=self.output(log.fileno()),
-                stderr=log,
-                env=dict(environment),
-                pass_fds=state.descriptors,
-                start_new_session=True,
-            )
+            output = self.output(log.fileno())
+            try:
+                self._child = subprocess.Popen(  # noqa: S603 - the router's program, as the specification says
+                    self._command(program),
+                    cwd=self.folder.root,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=log,
+                    env=dict(environment),
+                    pass_fds=state.descriptors,
+                    start_new_session=True,
+                )
+            finally:
+                os.close(output)
         self.folder.write_state(msgspec.structs.replace(state, process=identify(self._child.pid)))
+
+    def _command(self, program: Path) -> list[str]:
+        line = [str(program), *self.arguments()]
+        return command("same", self.signals[0], *line) if self.dies_with_us else line
 
     async def _adopt(self, process: Process) -> None:
         """Another router than the specification says is changed while it runs; its address cannot be."""
@@ -170,15 +181,16 @@ class LocalIngress(ABC, Generic[SpecT]):
             state = msgspec.structs.replace(state, process=process)
             self.folder.write_state(state)
         await self._until_ready()
-        if state.spec == self._plain_spec():
-            return
         if self.spec.host != state.spec["host"] or self.spec.port not in (0, state.port):
             running = f"{state.spec['host']}:{state.port}"
             raise FinFlowError("ingress_refused", f"The router listens on {running}; stop it first.", "port")
-        await self._reloaded(msgspec.structs.replace(state, spec=self._plain_spec()))
+        if state.spec != self._plain_spec():
+            await self._reloaded(msgspec.structs.replace(state, spec=self._plain_spec()))
 
     def _plain_spec(self) -> dict[str, object]:
+        """What a router would have to be reloaded for; the port it has, asked for or found, is no part of it."""
         plain: dict[str, object] = msgspec.to_builtins(self.spec)
+        del plain["port"]
         return plain
 
     async def _until_ready(self) -> None:
@@ -278,8 +290,8 @@ class LocalIngress(ABC, Generic[SpecT]):
         """What the program is started with, in its folder."""
 
     def output(self, log: int) -> int:
-        """Where its standard output goes."""
-        return log
+        """Where its standard output goes: a descriptor for us to close."""
+        return os.dup(log)
 
     @abstractmethod
     def configure(self, state: RouterState) -> None:
@@ -292,10 +304,6 @@ class LocalIngress(ABC, Generic[SpecT]):
     @abstractmethod
     async def load(self, state: RouterState) -> None:
         """Has the running router read its configuration."""
-
-    def gentle_signal(self) -> signal.Signals:
-        """What makes it finish its requests and end."""
-        return signal.SIGTERM
 
     def explain(self, words: list[str]) -> str:
         """The line of its log that says why it did not start."""

@@ -65,6 +65,8 @@ async def command(folder: Path, name: str, text: str, timeout_s: float = 5.0) ->
     try:
         async with asyncio.timeout(timeout_s), connected(folder, name) as (reader, writer):
             writer.write(text.encode() + b"\n")
+            # HAProxy's master keeps the connection for more commands until it hears that there are none.
+            writer.write_eof()
             return (await _all(reader)).decode(errors="replace")
     except (OSError, TimeoutError) as error:
         raise FinFlowError(

@@ -14,6 +14,8 @@ from finflow.rollout.verdicts import Side
 _READ_BYTES: Final = 1 << 20
 # What one look takes in at most; the rest comes with the next.
 _LOOK_MAX: Final = 200_000
+# As nginx and Caddy call it.
+_CLIENT_GONE: Final = 499
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -110,12 +112,14 @@ def _parsed(line: bytes) -> Served | None:
         found = _lines.decode(line)
     except msgspec.DecodeError:
         return None
-    customer = found.customer_a + found.customer_b
-    return Served(found.ts, found.side, customer, found.status, found.duration)
+    # HAProxy writes a dash where there is nothing, and -1 where the client was gone before the answer.
+    customer = (found.customer_a + found.customer_b).replace("-", "")
+    status = found.status if found.status > 0 else _CLIENT_GONE
+    return Served(found.ts, found.side, customer, status, max(0.0, found.duration))
 
 
 class TrafficFile:
-    """A TrafficLog over the file. How far it was read stands in the folder: the next controller goes on there.
+    """A TrafficLog over the file. How far it was read stands in the folder, for the next controller.
 
     Whoever looks at a log for the first time begins now; `forget` begins now again.
     """
