@@ -1,8 +1,8 @@
-"""How soon the judge finds a bad candidate, and how seldom it accuses a good one: the shipped gates, simulated.
+"""How soon the judge finds a bad candidate, how seldom it accuses a good one: the shipped gates, simulated.
 
 `python -m bench.rollout_judge [--json] [--keep] [--short]`. 200 requests/s, a canary of 5 %, a look every
-second, base errors 0.2 %, lognormal durations (sigma 0.5) in the buckets of the traffic source, alpha 0.01 over
-all default gates. Numbers of requests and errors are drawn for each second; the looks go through Judge.
+second, base errors 0.2 %, lognormal durations (sigma 0.5) in the buckets of the traffic source, alpha 0.01
+over all default gates. Requests, errors and durations are drawn for each second; the looks go through Judge.
 """
 
 import argparse
@@ -165,7 +165,7 @@ def error_detection(rollouts: int) -> dict[str, Any]:
 
 
 def latency_detection(rollouts: int) -> dict[str, Any]:
-    """p99 +10 % because every duration is; because the slower half is stretched; because the slowest 5 % are."""
+    """p99 +10 %: with every duration, with the slower half stretched, with the slowest 5 % stretched."""
     shapes = {"": slower_all(1.1), "half_": slower_tail(1.1, 0.5), "tail_": slower_tail(1.1, 0.95)}
     figures: dict[str, Any] = {}
     for number, (name, shape) in enumerate(shapes.items()):

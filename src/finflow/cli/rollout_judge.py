@@ -1,4 +1,4 @@
-"""`finflow rollout judge`: recorded numbers of a canary, judged by the gates of a rollout. Needs no server."""
+"""`finflow rollout judge`: recorded numbers of a canary, judged by the gates of a rollout. No server."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,14 +7,13 @@ import click
 
 from finflow.cli import echo_json, screens
 from finflow.cli.options import json_option
-from finflow.kernel.errors import EXIT_DONE, EXIT_NO, EXIT_UNREACHABLE, FinFlowError
+from finflow.kernel.errors import EXIT_DONE, EXIT_NO, FinFlowError
 
 if TYPE_CHECKING:
     from finflow.rollout.gates_spec import Gates
     from finflow.rollout.offline import Decision
 
 _SHOWN = ("evidence", "needed", "slower_percent", "at_least_percent", "observed_share", "latency_ms_p99")
-_EXITS = {"pass": EXIT_DONE, "error": EXIT_UNREACHABLE}
 
 
 @click.command("judge")
@@ -27,7 +26,7 @@ _EXITS = {"pass": EXIT_DONE, "error": EXIT_UNREACHABLE}
 @click.option("--min-requests", type=click.IntRange(min=1), help="Of either side; without --gates.")
 @json_option
 def judge(file: str, gates_file: str | None, alpha: float, min_requests: int | None, as_json: bool) -> int:
-    """Judge recorded numbers of a baseline and a candidate: exit 0 for pass, 1 for fail or inconclusive.
+    """Judge recorded numbers of a baseline and a candidate: exit 0 for pass, 1 for anything else.
 
     \b
     FILE is one of
@@ -48,7 +47,7 @@ def judge(file: str, gates_file: str | None, alpha: float, min_requests: int | N
         echo_json(decision)
     else:
         click.echo(_screen(decision))
-    return _EXITS.get(decision.verdict, EXIT_NO)
+    return EXIT_DONE if decision.verdict == "pass" else EXIT_NO
 
 
 def _gates(file: str) -> "Gates":

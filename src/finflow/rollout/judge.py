@@ -5,8 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from finflow.rollout import gates, tallies
-from finflow.rollout.gates import Kept, Level, Outcome, View
+from finflow.rollout import gates, latency_gates, tallies
 from finflow.rollout.gates_spec import (
     CountsGate,
     CustomersGate,
@@ -19,6 +18,7 @@ from finflow.rollout.gates_spec import (
     SlowGate,
 )
 from finflow.rollout.verdicts import FULL_WEIGHT_BP, Judgement, Reading, Side, Verdict
+from finflow.rollout.views import Kept, Level, Outcome, View
 
 # How far a source and the router may be apart before one of them is wrong: they are read one after the other,
 # health checks and testers go past the router, and routers repeat requests.
@@ -30,8 +30,8 @@ _JUDGED_BY: Final[dict[type[Rule], Callable[[Any, Level, Kept, View], Outcome]]]
     ErrorsGate: gates.judge_errors,
     CustomersGate: gates.judge_customers,
     CountsGate: gates.judge_counts,
-    LatencyGate: gates.judge_latency,
-    SlowGate: gates.judge_slow,
+    LatencyGate: latency_gates.judge_latency,
+    SlowGate: latency_gates.judge_slow,
     ShareGate: gates.judge_share,
     FloorGate: gates.judge_floor,
 }

@@ -1,4 +1,6 @@
-"""A recording judged from its first look to its last: the decision that a rollout would have come to. Pure."""
+"""A recording judged from its first look to its last: what a rollout would have come to. Pure."""
+
+from typing import Final
 
 import msgspec
 
@@ -14,8 +16,10 @@ from finflow.rollout.judge import Judge
 from finflow.rollout.sources.recorded import Recording
 from finflow.rollout.verdicts import Judgement, Side, Verdict, worst
 
-# Series have as many looks as points; published cases have a few dozen.
-_LEAST_OF_SERIES = 20
+# Series have as many looks as points, and published cases a few dozen of these: location and tail get an
+# equal part of alpha, and the tail begins where so few points can show it.
+_LEAST_OF_SERIES: Final = 20
+_SERIES_RULES: Final = (LatencyGate(alpha_share=0.5), SlowGate(quantiles=(0.95,), alpha_share=0.5))
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -32,24 +36,24 @@ def decide(recording: Recording, spec: Gates) -> Decision:
     """Look by look until a gate fails, as a rollout does; otherwise what the last look says."""
     judge = Judge(spec)
     judgements: tuple[Judgement, ...] = ()
-    number, at_s = 0, 0.0
-    for number, look in enumerate(recording.looks, 1):
-        at_s, judgements = look.at_s, judge.look(look)
+    seen, at_s = 0, 0.0
+    for look in recording.looks:
+        seen, at_s, judgements = seen + 1, look.at_s, judge.look(look)
         if worst(judgements) is Verdict.FAIL:
             break
-    return Decision(worst(judgements), number, at_s, len(recording.looks), judgements)
+    return Decision(worst(judgements), seen, at_s, len(recording.looks), judgements)
 
 
 def fitting(recording: Recording, *, alpha: float, min_requests: int | None) -> Gates:
     """The default gates that this recording has numbers for."""
     last = recording.looks[-1].readings if recording.looks else {}
     readings = [last[side] for side in Side if side in last]
-    rules: list[Rule] = []
-    if not recording.is_series:
-        rules.append(ErrorsGate())
+    if recording.is_series:
+        return Gates(alpha=alpha, min_requests=min_requests or _LEAST_OF_SERIES, rules=_SERIES_RULES)
+    rules: list[Rule] = [ErrorsGate()]
     if readings and all(reading.latency is not None for reading in readings):
         rules += [LatencyGate(), SlowGate()]
     if recording.has_weights:
         rules.append(ShareGate())
-    least = min_requests or (_LEAST_OF_SERIES if recording.is_series else Gates().min_requests)
+    least = min_requests or Gates().min_requests
     return Gates(alpha=alpha, min_requests=least, rules=tuple(rules))

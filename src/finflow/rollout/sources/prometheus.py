@@ -37,29 +37,54 @@ class _Answer(msgspec.Struct):
 _decoder: Final = msgspec.json.Decoder(_Answer)
 
 
+class _Asking:
+    """The queries of one side during one reading."""
+
+    def __init__(self, spec: PrometheusMetrics, url: str, headers: Mapping[str, str], release: str) -> None:
+        self._spec = spec
+        self._url = url
+        self._headers = headers
+        self._release = release.replace("\\", r"\\").replace('"', r"\"")
+
+    async def total(self, session: aiohttp.ClientSession, query: str) -> float | None:
+        """The sum of what a query gives; None where it gives no series."""
+        found = await self.vector(session, query)
+        return sum(value for _, value in found) if found else None
+
+    async def vector(self, session: aiohttp.ClientSession, query: str) -> list[tuple[dict[str, str], float]]:
+        """Labels and value of each series."""
+        form = {"query": query.replace("{release}", self._release)}
+        status, body = await ask(
+            session, "POST", self._url, timeout_s=self._spec.timeout_s, headers=self._headers, form=form
+        )
+        if status >= 500 or status in (401, 403, 404, 429):
+            raise FinFlowError("source_unreachable", f"Prometheus answers {status}.")
+        return _parsed(body)
+
+
 class PrometheusSource:
     """Both sides by PromQL. A side whose requests have no series is not known. A Source."""
 
     def __init__(
         self, spec: PrometheusMetrics, url: str, releases: Mapping[Side, str], token: str | None = None
     ) -> None:
-        self._spec = spec
-        self._url = f"{url.rstrip('/')}/api/v1/query"
-        self._releases = releases
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._session: aiohttp.ClientSession | None = None
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        where = f"{url.rstrip('/')}/api/v1/query"
+        self._queries = {Side.BASELINE: spec.baseline, Side.CANDIDATE: spec.candidate}
+        self._asking = {side: _Asking(spec, where, headers, releases[side]) for side in Side}
 
     async def read(self) -> Mapping[Side, Reading]:
         """Raises source_unreachable and source_malformed."""
-        sides = {Side.BASELINE: self._spec.baseline, Side.CANDIDATE: self._spec.candidate}
-        found = await asyncio.gather(*(self._side(side, queries) for side, queries in sides.items()))
-        return {side: reading for side, reading in zip(sides, found, strict=True) if reading is not None}
+        async with aiohttp.ClientSession() as session:
+            found = await asyncio.gather(*(self._side(session, side) for side in Side))
+        return {side: reading for side, reading in zip(Side, found, strict=True) if reading is not None}
 
-    async def _side(self, side: Side, queries: SideQueries) -> Reading | None:
-        named = {"requests": queries.requests, "errors": queries.errors, **queries.counts}
+    async def _side(self, session: aiohttp.ClientSession, side: Side) -> Reading | None:
+        asking, queries = self._asking[side], self._queries[side]
+        named = (queries.requests, queries.errors, *queries.counts.values())
         totals, durations = await asyncio.gather(
-            asyncio.gather(*(self._total(side, query) for query in named.values())),
-            self._durations(side, queries),
+            asyncio.gather(*(asking.total(session, query) for query in named)),
+            _durations(session, asking, queries),
         )
         requests, errors, *rest = totals
         if requests is None:
@@ -71,34 +96,15 @@ class PrometheusSource:
             raise FinFlowError("source_malformed", f"What Prometheus says of the {side} cannot be: {found}.")
         return reading
 
-    async def _durations(self, side: Side, queries: SideQueries) -> Histogram | None:
-        if queries.buckets is None:
-            return None
-        buckets = await self._vector(side, queries.buckets)
-        seconds = 0.0 if queries.seconds is None else await self._total(side, queries.seconds)
-        return _histogram(buckets, seconds or 0.0)
 
-    async def _total(self, side: Side, query: str) -> float | None:
-        found = await self._vector(side, query)
-        return sum(value for _, value in found) if found else None
-
-    async def _vector(self, side: Side, query: str) -> list[tuple[dict[str, str], float]]:
-        """Labels and value of each series."""
-        release = self._releases[side].replace("\\", r"\\").replace('"', r"\"")
-        form = {"query": query.replace("{release}", release)}
-        if self._session is None:
-            self._session = aiohttp.ClientSession()
-        status, body = await ask(
-            self._session, "POST", self._url, timeout_s=self._spec.timeout_s, headers=self._headers, form=form
-        )
-        if status >= 500 or status in (401, 403, 404, 429):
-            raise FinFlowError("source_unreachable", f"Prometheus answers {status}.")
-        return _parsed(body)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
+async def _durations(
+    session: aiohttp.ClientSession, asking: _Asking, queries: SideQueries
+) -> Histogram | None:
+    if queries.buckets is None:
+        return None
+    buckets = await asking.vector(session, queries.buckets)
+    seconds = 0.0 if queries.seconds is None else await asking.total(session, queries.seconds)
+    return _histogram(buckets, seconds or 0.0)
 
 
 def _parsed(body: bytes) -> list[tuple[dict[str, str], float]]:

@@ -92,7 +92,6 @@ class ScrapeSource:
         self._wanted = wanted
         self._pages = pages
         self._totals: dict[tuple[Side, str], _Page] = {}
-        self._session: aiohttp.ClientSession | None = None
 
     async def read(self) -> Mapping[Side, Reading]:
         """Raises source_unreachable when a page does not answer, and source_malformed."""
@@ -118,11 +117,8 @@ class ScrapeSource:
 
     async def _texts(self, urls: Sequence[str]) -> dict[str, str]:
         gate = asyncio.Semaphore(_AT_ONCE)
-        if self._session is None:
-            self._session = aiohttp.ClientSession()
-        session = self._session
 
-        async def text(url: str) -> str:
+        async def text(session: aiohttp.ClientSession, url: str) -> str:
             async with gate:
                 timeout_s = self._wanted.spec.timeout_s
                 status, body = await ask(session, "GET", url, timeout_s=timeout_s, headers=_ACCEPT)
@@ -130,9 +126,7 @@ class ScrapeSource:
                 raise FinFlowError("source_unreachable", f"{url.partition('?')[0]} answers {status}.")
             return body.decode("utf-8", "replace")
 
-        return dict(zip(urls, await asyncio.gather(*map(text, urls)), strict=True))
-
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
+        # Fresh connections each time: at a look a second they cost little, and nobody has to close them.
+        async with aiohttp.ClientSession() as session:
+            texts = await asyncio.gather(*(text(session, url) for url in urls))
+        return dict(zip(urls, texts, strict=True))
