@@ -28,6 +28,8 @@ from finflow.stack.postgres import EmbeddedPostgres
 from finflow.stack.service import Stack
 
 RESULTS = Path(__file__).parent / "results"
+# What writes says its release, as in production: the journal keeps it with every row.
+RELEASE: Final = "2026.11.28-a1b2c3d"
 # For loads that measure how fast the house is, not how it holds somebody back: the limits are checked all
 # the same, and never reached.
 OUT_OF_REACH: Final = {
@@ -63,7 +65,7 @@ async def ledgers(
     """The ledgers of a database beside whatever runs on it, and the pool that they use."""
     pool = await pool_of(url, size)
     readers = await open_readers(url, max_size=2)
-    service = LedgerService(pool, readers, clock)
+    service = LedgerService(pool, readers, clock, RELEASE)
     try:
         yield service, pool
     finally:

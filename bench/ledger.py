@@ -25,7 +25,7 @@ from typing import Any
 import asyncpg
 import uvloop
 
-from bench.ground import durable_database, ledgers, median, report
+from bench.ground import RELEASE, durable_database, ledgers, median, report
 from finflow.ledger import model, save, store
 from finflow.ledger.book import Book, Head
 from finflow.ledger.commands import EntryLine, OpenAccount, PostTransaction, Request
@@ -111,7 +111,7 @@ class CopyLimit:
         for packed, head in batches:
             async with self._connection.transaction():
                 await store.advance_head(self._connection, self._ledger_no, head, head.seq - size)
-                await save.write(self._connection, self._ledger_no, packed)
+                await save.write(self._connection, self._ledger_no, packed, RELEASE)
         return len(batches) * size / (time.perf_counter() - started)
 
     def _pack(self, requests: list[Request]) -> tuple[list[save.Packed], Head]:
@@ -119,7 +119,7 @@ class CopyLimit:
         records = list(model.decide(self._book, requests, at))
         assert all(record.code is None for record in records)
         self._book.settle()
-        return save.pack(self._ledger_no, records), self._book.head
+        return save.pack(self._ledger_no, records, RELEASE), self._book.head
 
 
 async def copy_limit(pool: "asyncpg.Pool[asyncpg.Record]", ledger_id: str) -> CopyLimit:

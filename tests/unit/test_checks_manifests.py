@@ -3,6 +3,7 @@
 from pathlib import Path
 from textwrap import dedent
 
+import msgspec
 import pytest
 
 from finflow.rollout.checks.approval import ManifestsCheck
@@ -205,6 +206,23 @@ async def test_no_change_needs_nobody_and_no_folder_is_an_error(tmp_path: Path) 
     assert (await check.judge()).verdict is Verdict.PASS
     gone = ManifestsCheck(ManifestsSpec("old", "gone"), tmp_path, Recorded())
     assert (await gone.judge()).verdict is Verdict.ERROR
+
+
+async def test_a_large_change_is_listed_in_part_and_approved_whole(tmp_path: Path) -> None:
+    def service(number: int, ports: int) -> str:
+        spec = ", ".join(f"f{field}: {ports}" for field in range(40))
+        return f"---\n{{apiVersion: v1, kind: Service, metadata: {{name: s{number:03}}}, spec: {{{spec}}}}}\n"
+
+    for name, ports in (("old", 1), ("new", 2), ("newer", 2)):
+        (tmp_path / name).mkdir()
+        text = "".join(service(number, ports + (name == "newer" and number == 99)) for number in range(100))
+        (tmp_path / name / "all.yaml").write_text(text)
+    new = await ManifestsCheck(ManifestsSpec("old", "new"), tmp_path, Recorded()).judge()
+    newer = await ManifestsCheck(ManifestsSpec("old", "newer"), tmp_path, Recorded()).judge()
+    listed = msgspec.json.decode(str(new.numbers["changes"]))
+    assert (len(listed), len(listed[0]["fields"])) == (50, 20)
+    assert new.numbers["changes"] == newer.numbers["changes"]
+    assert new.numbers["digest"] != newer.numbers["digest"]
 
 
 async def test_tofu_is_watched_by_its_files(tmp_path: Path) -> None:

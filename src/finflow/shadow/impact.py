@@ -7,7 +7,6 @@ account's external reference, or its id where it has none.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,12 +29,11 @@ CUSTOMER_KINDS: Final = ("liability",)
 # Accounts that FinFlow opens for itself: positions of conversions and of settlement.
 _OWN_REFERENCES: Final = ("fx:", "settlement:")
 _BOOKED: Final = ("post", "capture", "reverse")
-PAGE: Final = 5_000
-_LISTED_PAGE: Final = 1_000
+PAGE: Final = 1_000
 
 
 class JournalBlastRadius:
-    """The port BlastRadius over a bank's database. Reads alone, in one snapshot each."""
+    """The port BlastRadius over a bank's database. It reads alone."""
 
     def __init__(
         self, pool: "asyncpg.Pool[asyncpg.Record]", customer_kinds: Iterable[str] = CUSTOMER_KINDS
@@ -45,45 +43,34 @@ class JournalBlastRadius:
 
     async def impact(self, release: str, since: str, until: str) -> Impact:
         """Totals between two RFC 3339 instants, the second not included. Raises moment_malformed."""
-        customers: set[tuple[int, int]] = set()
-        doubled: dict[tuple[str, int], int] = {}
-        transactions = 0
-        async with self._snapshot() as connection:
-            async for rows in self._pages(connection, release, (since, until), PAGE, ordered=False):
-                transactions += len(rows)
-                for each in await store.totals(connection, _legs(rows)):
-                    if self._is_customer(each):
-                        customers.add((each["ledger_no"], each["account_no"]))
-                    unit = each["currency"], each["exponent"]
-                    doubled[unit] = doubled.get(unit, 0) + int(each["doubled"])
-        return Impact(len(customers), transactions, _decimals(doubled))
+        asked = (release, parsed(since), parsed(until))
+        async with acquired(self._pool) as connection:
+            rows = await store.totals(connection, asked, sorted(self._kinds), _OWN_REFERENCES)
+        doubled = {(row["currency"], row["exponent"]): int(row["doubled"]) for row in rows}
+        customers, transactions = (sum(row[name] for row in rows) for name in ("customers", "transactions"))
+        return Impact(customers, transactions, _decimals(doubled))
 
     async def listed(self, release: str, since: str, until: str) -> AsyncIterator[Mapping[str, Any]]:
         """One mapping for each transaction that the release did, oldest first."""
-        async with self._snapshot() as connection:
-            async for rows in self._pages(connection, release, (since, until), _LISTED_PAGE, ordered=True):
+        asked = (release, parsed(since), parsed(until))
+        async with (
+            acquired(self._pool) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            async for rows in self._pages(connection, asked):
                 by_place: dict[int, list[Any]] = {}
                 for each in await store.entries(connection, _legs(rows)):
                     by_place.setdefault(each["place"], []).append(each)
                 for place, row in enumerate(rows):
                     yield self._shown(row, by_place.get(place, []))
 
-    @asynccontextmanager
-    async def _snapshot(self) -> "AsyncIterator[PoolConnection]":
-        async with (
-            acquired(self._pool) as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            yield connection
-
     async def _pages(
-        self, connection: "PoolConnection", release: str, span: tuple[str, str], size: int, *, ordered: bool
+        self, connection: "PoolConnection", asked: tuple[str, datetime, datetime]
     ) -> AsyncIterator[list[Any]]:
-        since, until = (parsed(text) for text in span)
         page: list[Any] = []
-        async for row in store.found(connection, release, since, until, size, ordered):
+        async for row in store.found(connection, *asked, PAGE):
             page.append(row)
-            if len(page) == size:
+            if len(page) == PAGE:
                 yield page
                 page = []
         if page:
@@ -97,7 +84,8 @@ class JournalBlastRadius:
         doubled: dict[tuple[str, int], int] = {}
         for each in entries:
             unit = each["currency"], each["exponent"]
-            doubled[unit] = doubled.get(unit, 0) + int(each["doubled"])
+            twice = 2 * max(each["amount"], 0) if each["booked"] else abs(each["held"])
+            doubled[unit] = doubled.get(unit, 0) + twice
         ledger_no, at = row["ledger_no"], to_micros(row["recorded_at"])
         return {
             "transaction_id": ids.mint("txn", at, ledger_no, row["seq"]),

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-import asyncpg
 import msgspec
 
 from finflow.db.pool import acquired, open_pool
@@ -46,6 +45,7 @@ class Looked(msgspec.Struct):
     """How far one look has come: what it found, how many rows it read and how many it left."""
 
     broken: list[Broken]
+    ledgers: int = 0
     rows: int = 0
     left: int = 0
     accounts: int = 0
@@ -69,6 +69,7 @@ class Watch:
         for ledger_no in await store.headless(connection):
             found.broken.append(Broken("head", ledger_no, "the ledger has no head"))
         for head in await store.heads(connection):
+            found.ledgers += 1
             await self._look_at(connection, head, found, seen)
         if not found.broken:
             self._seen = seen
@@ -143,7 +144,7 @@ async def _balances(
 
 
 class InvariantsCheck(Guarded):
-    """The check: opens a connection at its first look, and keeps it between looks."""
+    """The check: a connection for each look, so that there is nothing to close and nothing to go stale."""
 
     def __init__(
         self, url: str, gate: str, rows_per_look: int, timeout_s: float, *, whole: bool = False
@@ -153,13 +154,6 @@ class InvariantsCheck(Guarded):
         self._gate = gate
         self._timeout_s = timeout_s
         self._watch = Watch(rows_per_look, whole=whole)
-        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
-
-    async def close(self) -> None:
-        """Close the connection."""
-        if self._pool is not None:
-            await self._pool.close()
-            self._pool = None
 
     async def _look(self) -> Judgement:
         async with self._snapshot() as connection:
@@ -167,6 +161,10 @@ class InvariantsCheck(Guarded):
             if looked.broken:
                 return await self._failed(connection, looked)
         numbers = {"rows": looked.rows, "rows_left": looked.left, "broken": 0}
+        if not looked.ledgers:
+            return judged(
+                self._gate, Verdict.INCONCLUSIVE, "There is no ledger: nothing was looked at.", numbers
+            )
         if looked.left:
             words = f"{looked.rows} rows hold; {looked.left} are not looked at yet."
             return judged(self._gate, Verdict.INCONCLUSIVE, words, numbers)
@@ -189,15 +187,17 @@ class InvariantsCheck(Guarded):
 
     @asynccontextmanager
     async def _snapshot(self) -> "AsyncIterator[PoolConnection]":
-        if self._pool is None:
-            self._pool = await open_pool(
-                self._url, max_size=1, application_name="finflow check", command_timeout_s=self._timeout_s
-            )
-        async with (
-            acquired(self._pool) as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            yield connection
+        pool = await open_pool(
+            self._url, max_size=1, application_name="finflow check", command_timeout_s=self._timeout_s
+        )
+        try:
+            async with (
+                acquired(pool) as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                yield connection
+        finally:
+            pool.terminate()
 
 
 _LEDGERS: Final = "select ledger_no, created_at from ledgers where ledger_no = any($1::integer[])"

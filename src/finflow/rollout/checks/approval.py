@@ -17,8 +17,9 @@ from finflow.rollout.checks_spec import ManifestsSpec
 from finflow.rollout.ports import Approvals
 from finflow.rollout.verdicts import Judgement, Verdict
 
-# So many changes stand in the judgement, which stands in the decision log; the digest is over all.
+# So much stands in the judgement, which stands in the decision log; the digest is over all.
 MAX_LISTED: Final = 50
+MAX_FIELDS: Final = 20
 
 
 class ManifestsCheck(Guarded):
@@ -57,7 +58,7 @@ class ManifestsCheck(Guarded):
         numbers: dict[str, float | int | str] = {
             "changed": len(found.changes),
             "digest": found.digest,
-            "changes": msgspec.json.encode(found.changes[:MAX_LISTED]).decode(),
+            "changes": _listed(found.changes),
         }
         listed = some([_in_words(change) for change in found.changes])
         if approval is None:
@@ -65,6 +66,12 @@ class ManifestsCheck(Guarded):
             return judged(self._spec.name, Verdict.INCONCLUSIVE, words, numbers)
         words = f"Approved by {approval.by} at {approval.at}: {listed}."
         return judged(self._spec.name, Verdict.PASS, words, {**numbers, "approved_by": approval.by})
+
+
+def _listed(changes: list[Change]) -> str:
+    """The first changes, with the first fields of each, as JSON."""
+    first = [msgspec.structs.replace(each, fields=each.fields[:MAX_FIELDS]) for each in changes[:MAX_LISTED]]
+    return msgspec.json.encode(first).decode()
 
 
 def _in_words(change: Change) -> str:
