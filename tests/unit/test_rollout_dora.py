@@ -12,8 +12,8 @@ def at(day: int, hour: int = 0, minute: int = 0, second: int = 0) -> str:
 
 def rollout(number: int, phase: Phase, day: int, **more: object) -> State:
     known: dict[str, object] = {
-        "rollout_id": f"rol_{number}", "baseline": f"1.{number - 1}", "candidate": f"1.{number}", "phase": phase,
-        "started_at": at(day, 10), "ended_at": at(day, 12),
+        "rollout_id": f"rol_{number}", "baseline": f"1.{number - 1}", "candidate": f"1.{number}",
+        "phase": phase, "started_at": at(day, 10), "ended_at": at(day, 12),
     }  # fmt: skip
     return State(**known | more)  # type: ignore[arg-type]
 
@@ -32,8 +32,8 @@ FOUR = rollout(
     4, Phase.PROMOTED, 4, baseline="1.1", committed_at=at(3, 11), first_served_at=at(4, 10), full_at=at(4, 11)
 )
 BACK = rollout(
-    5, Phase.PROMOTED, 5, baseline="1.4", candidate="1.1", committed_at=at(1, 9), first_served_at=at(5, 10, 1),
-    full_at=at(5, 10, 2),
+    5, Phase.PROMOTED, 5, baseline="1.4", candidate="1.1", committed_at=at(1, 9),
+    first_served_at=at(5, 10, 1), full_at=at(5, 10, 2),
 )  # fmt: skip
 RUNNING = rollout(6, Phase.BAKING, 6, ended_at="", first_served_at=at(6, 10))
 ALL = [ONE, TWO, THREE, FOUR, BACK, RUNNING]

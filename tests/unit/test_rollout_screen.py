@@ -158,7 +158,7 @@ def test_a_weight_that_somebody_else_set_stands_out() -> None:
     ("event", "status", "hint"),
     [
         (e.Ordered(e.Order.PAUSE, "o1", True), "‖ paused at step 1 of 3: by controller", "resume"),
-        (e.Decided(e.Decision.PAUSE, 0, "inconclusive after 70 s"), "‖ paused at step 1 of 3: inconclusive after 70 s", "promote"),
+        (e.Decided(e.Decision.PAUSE, 0, "inconclusive"), "‖ paused at step 1 of 3: inconclusive", "promote"),
         (e.Decided(e.Decision.AWAIT, 0, "step 1 waits"), "‖ waits for approval of step 1 of 3", "approve"),
     ],
 )  # fmt: skip

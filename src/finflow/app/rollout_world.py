@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout.checks_spec import SmokeSpec
-from finflow.rollout.ingress_spec import AlbSpec, CaddySpec, GatewaySpec, HaproxySpec, IngressSpec
+from finflow.rollout.ingress_spec import AlbSpec, CaddySpec, GatewaySpec, HaproxySpec
 from finflow.rollout.judge import Judge
 from finflow.rollout.ports import Approval, Check, Endpoint, Fleet, Ingress, Source, TrafficLog
 from finflow.rollout.spec import RolloutSpec
@@ -25,15 +25,11 @@ _LAST_NOTICES_WITHIN_S: Final = 30.0
 @asynccontextmanager
 async def composed(spec: RolloutSpec, data: Path, folder: Path) -> AsyncIterator[World]:
     """The world of a spec whose relative paths begin at `folder`. Raises what its parts are missing."""
-    from finflow.app import fleets, notices
+    from finflow.app import notices
     from finflow.rollout.sources.opening import open_source
 
-    def fleet(side: Side) -> Fleet:
-        named = spec.baseline if side is Side.BASELINE else spec.candidate
-        return fleets.fleet(named.fleet, data=data, service=spec.service, release=named.release, base=folder)
-
-    both = {side: fleet(side) for side in Side}
-    ingress, traffic = opened_ingress(spec.ingress, data / "ingress" / spec.service)
+    both = {side: fleet_of(spec, side, data, folder) for side in Side}
+    ingress, traffic = ingress_of(spec, data)
     releases = {Side.BASELINE: spec.baseline.release, Side.CANDIDATE: spec.candidate.release}
     running: dict[Side, Sequence[Endpoint]] = {}
     source = open_source(spec.metrics, releases=releases, traffic=traffic, endpoints=lambda: running)
@@ -57,18 +53,27 @@ async def composed(spec: RolloutSpec, data: Path, folder: Path) -> AsyncIterator
         )
 
 
-def opened_ingress(spec: IngressSpec, folder: Path) -> tuple[Ingress, TrafficLog | None]:
+def fleet_of(spec: RolloutSpec, side: Side, data: Path, folder: Path) -> Fleet:
+    """The processes of a side; nothing is started."""
+    from finflow.app import fleets
+
+    named = spec.baseline if side is Side.BASELINE else spec.candidate
+    return fleets.fleet(named.fleet, data=data, service=spec.service, release=named.release, base=folder)
+
+
+def ingress_of(spec: RolloutSpec, data: Path) -> tuple[Ingress, TrafficLog | None]:
     """The router that a spec names, and its log of requests where it keeps one; nothing is started."""
-    match spec:
-        case CaddySpec():
+    folder = data / "ingress" / spec.service
+    match spec.ingress:
+        case CaddySpec() as named:
             from finflow.stack.ingress.caddy import CaddyIngress
 
-            caddy = CaddyIngress(spec, folder)
+            caddy = CaddyIngress(named, folder)
             return caddy, caddy.traffic
-        case HaproxySpec():
+        case HaproxySpec() as named:
             from finflow.stack.ingress.haproxy import HaproxyIngress
 
-            haproxy = HaproxyIngress(spec, folder)
+            haproxy = HaproxyIngress(named, folder)
             return haproxy, haproxy.traffic
         case GatewaySpec() | AlbSpec():
             raise FinFlowError("ingress_missing", "not yet")

@@ -11,6 +11,9 @@ from finflow.rollout.verdicts import FULL_WEIGHT_BP, Side, Verdict, worst
 
 # A controller that was stopped for an hour has judged nothing for an hour: a bake counts no more at once.
 _LONGEST_DELTA_LOOKS: Final = 5.0
+# A look at which nothing is new gets a line when its step is this part older: a bake of a day has some
+# two thousand lines instead of 86,400.
+_NEW_LINE_PART: Final = 1 / 300
 _LONGEST_BACKOFF_S: Final = 10.0
 _FIRST_BACKOFF_S: Final = 0.2
 
@@ -76,6 +79,30 @@ def _backoff_s(failures: int) -> float:
 def judged_s(spec: RolloutSpec, delta_s: float) -> float:
     """How much of the time since the last look counts as judged."""
     return min(max(delta_s, 0.0), _LONGEST_DELTA_LOOKS * spec.policy.look_every_s)
+
+
+def worth_a_line(spec: RolloutSpec, state: State, look: e.Looked) -> bool:
+    """Whether a look must stand in the log: whatever anything follows from does."""
+    last, rung = state.look, spec.steps[state.serving_step]
+    if last is None or look.verdict is Verdict.FAIL or _gist(look) != _gist(last):
+        return True
+    if look.delta_s >= state.looked_s * _NEW_LINE_PART:
+        return True
+    if state.paused:
+        return False
+    troubled = look.verdict is Verdict.ERROR or (look.ready or 0) < look.processes
+    return troubled or (state.phase is Phase.BAKING and state.baked_s + look.delta_s >= rung.bake_s)
+
+
+def _gist(look: e.Looked) -> tuple[object, ...]:
+    """What may lead to a decision, without the numbers."""
+    return (
+        look.verdict,
+        look.weight_bp,
+        look.ready,
+        look.processes,
+        [each.verdict for each in look.judgements],
+    )
 
 
 def _onward(spec: RolloutSpec, state: State, since: Since) -> Next:

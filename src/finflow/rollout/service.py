@@ -57,6 +57,7 @@ class Controller:
         self._wake = asyncio.Event()
         self._abort = asyncio.Event()
         self._looked_at: float | None = None
+        self._unwritten_s = 0.0
         self._checked_at: float | None = None
         self._failed_at: float | None = None
         self._wall_offset_s: float | None = None
@@ -199,13 +200,16 @@ class Controller:
         if changed := await self._hands.reconnected():
             self.append(e.Noted("backends", f"processes came back elsewhere: {', '.join(changed)}"))
         delta_s = 0.0 if self._looked_at is None else now - self._looked_at
-        delta_s = model.judged_s(self._spec, delta_s)
+        delta_s = self._unwritten_s + model.judged_s(self._spec, delta_s)
         looked = await self._unless_aborted(
             self._hands.look(state.serving_step, state.weight_bp, state.scaled, delta_s)
         )
         self._looked_at = now
         if looked is not None:
-            self.append(looked)
+            worth = model.worth_a_line(self._spec, self.state, looked)
+            self._unwritten_s = 0.0 if worth else delta_s
+            if worth:
+                self.append(looked)
         self._watch_clock()
 
     def _watch_clock(self) -> None:

@@ -79,6 +79,7 @@ class State(msgspec.Struct, frozen=True):
     weight_intended: bool = False
     scaled: int = 0
     baked_s: float = 0.0
+    looked_s: float = 0.0
     step_began_at: str = ""
     origin_requests: int | None = None
     before: Mapping[Side, Reading] = {}
@@ -233,6 +234,7 @@ def _weighed(state: State, entry: e.Entry, weight: int) -> State:
     state = _with(
         state,
         weight_bp=weight,
+        weight_intended=True,
         drift_bp=None,
         set_right=False,
         first_served_at=state.first_served_at or entry.at,
@@ -245,6 +247,7 @@ def _weighed(state: State, entry: e.Entry, weight: int) -> State:
         phase=Phase.BAKING,
         serving_step=state.step,
         baked_s=0.0,
+        looked_s=0.0,
         step_began_at=entry.at,
         origin_requests=None,
         look=None,
@@ -275,6 +278,7 @@ def _looked(state: State, entry: e.Entry, told: e.Looked) -> State:
         state,
         look=told,
         baked_s=state.baked_s + told.delta_s if bakes else state.baked_s,
+        looked_s=state.looked_s + told.delta_s,
         origin_requests=requests if state.origin_requests is None else state.origin_requests,
         before={**told.readings, **state.before},
         error_s=state.error_s + told.delta_s if told.verdict is Verdict.ERROR else 0.0,

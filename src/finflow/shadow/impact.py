@@ -84,7 +84,8 @@ class JournalBlastRadius:
         doubled: dict[tuple[str, int], int] = {}
         for each in entries:
             unit = each["currency"], each["exponent"]
-            doubled[unit] = doubled.get(unit, 0) + int(each["doubled"])
+            twice = 2 * max(each["amount"], 0) if each["booked"] else abs(each["held"])
+            doubled[unit] = doubled.get(unit, 0) + twice
         ledger_no, at = row["ledger_no"], to_micros(row["recorded_at"])
         return {
             "transaction_id": ids.mint("txn", at, ledger_no, row["seq"]),

@@ -52,11 +52,10 @@ _ACCOUNT: Final = """
 """
 ENTRIES: Final = f"""
 select leg.ledger_no, leg.account_no, leg.place, a.created_at, a.kind, a.external_reference, a.currency,
-       a.exponent, {_DOUBLED} as doubled
+       a.exponent, leg.booked, e.amount, e.held
   from unnest($1::integer[], $2::integer[], $3::bigint[], $4::boolean[], $5::integer[])
        as leg (ledger_no, account_no, version, booked, place)
 {_ENTRY} {_ACCOUNT.format(leg="leg")}
- order by leg.place
 """  # noqa: S608 # constants of this file
 # Each account has one currency, so customers are counted with their money. A leg is the account's number in
 # four bytes and the version in eight (ledger/copy.py).
@@ -93,7 +92,7 @@ def found(
 
 
 async def entries(connection: "PoolConnection", legs: Legs) -> Sequence[Any]:
-    """The entries that these legs name, by place."""
+    """The entries that these legs name, in no order."""
     return await connection.fetch(ENTRIES, *legs)
 
 
