@@ -294,9 +294,8 @@ def _parts(sql: str) -> Iterator[str]:
 
 def schema_lint() -> str:
     """Our rules, one row each, and what becomes of squawk's."""
-    text = (
-        "# Rules of the schema linter\n\n" + _NOTE.format(source="src/finflow/db/lint/rules.py") + _LINT_HEAD
-    )
+    note = _NOTE.format(source="src/finflow/db/lint/rules.py")
+    text = "# Rules of the schema linter\n\n" + note + _LINT_HEAD
     text += _table(
         ("rule", "level", "why", "instead"),
         ((f"`{rule.id}`", rule.level, rule.reason, rule.remedy) for rule in RULES.values()),
@@ -307,17 +306,17 @@ def schema_lint() -> str:
 
 
 _LINT_HEAD = """
-`finflow db lint` asks these rules of every file, and squawk's. An error makes its exit code 1; a warning and a note
-do not. `-- finflow: allow RULE because REASON` above a statement waives a rule for it
+`finflow db lint` asks these rules of every file, and squawk's. An error makes its exit code 1; a warning and
+a note do not. `-- finflow: allow RULE because REASON` above a statement waives a rule for it
 ([how to](../howto/change-the-schema.md#lint-it)).
 
 """
 _SQUAWK_HEAD = """
 ## squawk's rules
 
-All of squawk's default rules are asked; its [documentation](https://squawkhq.com/docs/rules) explains them. They are
-errors, with two exceptions. What the runner does by itself, and what is taste, is a note, shown with `--notes`:
-{gentle}. What a contract is there for is a note in `.contract.sql` files: {allowed}.
+All of squawk's default rules are asked; its [documentation](https://squawkhq.com/docs/rules) explains them.
+They are errors, with two exceptions. What the runner does by itself, and what is taste, is a note, shown with
+`--notes`: {gentle}. What a contract is there for is a note in `.contract.sql` files: {allowed}.
 """
 
 
