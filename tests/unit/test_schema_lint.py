@@ -74,6 +74,8 @@ _CASES = [
     ("rewrites-table", "expand", "vacuum full t;", "analyze t;"),
     ("rewrites-table", "expand", "cluster t using i;", "analyze t;"),
     ("drop-cascade", "contract", "drop table t cascade;", "drop table t;"),
+    ("unkeyed-insert", "expand", "do $$ begin if true then insert into t select * from o; end if; end $$;", "do $$ begin perform 1; end $$;"),
+    ("drop-before-contract", "expand", "do $$ begin drop table t; end $$;", "do $$ begin execute 'x'; end $$;"),
     ("opaque-block", "expand", "do $$ begin null; end $$;", "select 1;"),
     ("backfill-unkeyed", "backfill", "update t set a = 1 where id between 1 and 9;", "-- finflow: table=t key=id\nupdate t set a = 1 where id between $1 and $2;"),
     ("backfill-unkeyed", "backfill", "-- finflow: table=t key=(a, b)\nupdate t set c = 1 where a between $1 and $2;", "-- finflow: table=t key=(a, b)\nupdate t set c = c + 1 where (a, b) >= ($1, $2) and (a, b) <= ($3, $4);"),

@@ -23,12 +23,18 @@ def check(file: SqlFile, proofs: Proofs) -> Iterator[Hit]:
         yield "syntax-error", file.error[0], file.error[1]
         return
     created = file.created
-    for each in file.parsed:
+    for each in [*file.parsed, *_in_blocks(file)]:
         yield from _statement(file, each, created)
         yield from alterations(file, each, created, proofs)
     yield from _together(file, created)
     if file.phase is Phase.BACKFILL:
         yield from _backfill(file)
+
+
+def _in_blocks(file: SqlFile) -> list[Parsed]:
+    """The statements of DO blocks, each at the place of its block."""
+    blocks = [each for each in file.parsed if each.kind == "DoStmt"]
+    return [Parsed(each.offset, one) for each in blocks for one in tree.within_block(each.node)]
 
 
 def _statement(file: SqlFile, each: Parsed, created: set[str]) -> Iterator[Hit]:

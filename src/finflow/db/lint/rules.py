@@ -76,7 +76,7 @@ _RULES = (
     Rule("explicit-lock", ERROR, "LOCK TABLE keeps others out for as long as the step takes.", "Leave it out; a step that needs it is no expand step."),
     Rule("rewrites-table", ERROR, "VACUUM FULL and CLUSTER rewrite the table under an exclusive lock.", "Leave it out of migrations."),
     Rule("drop-cascade", ERROR, "CASCADE drops what the file does not name.", "Name everything that goes."),
-    Rule("opaque-block", WARNING, "The linter does not look into DO blocks.", "Write plain statements, or waive it with a reason."),
+    Rule("opaque-block", WARNING, "The linter sees what a DO block writes out, not what it puts together or on which condition.", "Write plain statements, or waive it with a reason."),
     # Waivers.
     Rule("waiver-malformed", ERROR, "A waiver names a rule and a reason, or it waives nothing.", "Write -- finflow: allow RULE because REASON above the statement."),
     Rule("waiver-unused", WARNING, "Nothing is found here that the waiver would allow.", "Take it away."),

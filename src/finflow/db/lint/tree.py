@@ -74,6 +74,39 @@ def read(name: str, text: str) -> SqlFile:
     return SqlFile(name, text, phase, [Parsed(each.stmt_location or 0, each.stmt) for each in raw])
 
 
+def within_block(block: Any) -> list[Any]:
+    """The statements that a DO block in PL/pgSQL writes out; what it puts together itself stays unseen."""
+    from pglast import parse_plpgsql, parse_sql
+    from pglast.parser import ParseError
+
+    body = next((each.arg.sval for each in block.args if each.defname == "as"), "")
+    language = next((each.arg.sval for each in block.args if each.defname == "language"), "plpgsql")
+    tag = "$finflow_block$"
+    if language != "plpgsql" or tag in body:
+        return []
+    found: list[Any] = []
+    try:
+        tree = parse_plpgsql(f"CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS {tag}{body}{tag}")
+        for query in _queries(tree):
+            found += [each.stmt for each in parse_sql(query)]
+    except (ParseError, ValueError):
+        # PostgreSQL compiles the block when it runs it; what this parser lacks is no error of the file.
+        return found
+    return found
+
+
+def _queries(tree: Any) -> Iterator[str]:
+    """The SQL of every statement of a PL/pgSQL function's tree, expressions left out."""
+    if isinstance(tree, list):
+        for each in tree:
+            yield from _queries(each)
+    elif isinstance(tree, dict):
+        if tree.get("parseMode") == 0 and isinstance(tree.get("query"), str):
+            yield tree["query"]
+        for each in tree.values():
+            yield from _queries(each)
+
+
 def relation_name(relation: Any) -> str:
     """schema.table, or table alone where no schema is written."""
     return f"{relation.schemaname}.{relation.relname}" if relation.schemaname else str(relation.relname)
