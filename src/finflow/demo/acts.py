@@ -4,8 +4,8 @@ Every act is what an engineer would do by a command of FinFlow, on the same code
 the shadow in its process, repairs by their plan, the schema's phases, the verification of the whole.
 """
 
-import asyncio
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,16 +14,20 @@ from typing import Final
 import asyncpg
 import msgspec
 
+from finflow.acceptance import service as acceptance
+from finflow.app import Config, accepting
 from finflow.app import shadow as shadows
+from finflow.app.impact import blast_radius
 from finflow.app.rollout_world import composed, fleet_of, ingress_of
 from finflow.app.rollouts import Service, Session
 from finflow.app.shadow import ShadowFolder
+from finflow.app.smoke import BANK, Smoke, smoke_check
 from finflow.client.service import Client
 from finflow.client.tokens import TokenProvider
-from finflow.demo.stage import SERVICE, Stage
+from finflow.demo.stage import PROCESSES, SCHEMA, SERVICE, Stage
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout import events as e
-from finflow.rollout.checks_spec import CheckSpec
+from finflow.rollout.checks_spec import CheckSpec, InvariantsSpec, SchemaSpec, ShadowSpec, SmokeSpec
 from finflow.rollout.gates_spec import (
     ErrorsGate,
     FloorGate,
@@ -34,13 +38,15 @@ from finflow.rollout.gates_spec import (
     TrafficMetrics,
 )
 from finflow.rollout.ingress_spec import CaddySpec
-from finflow.rollout.ports import Endpoint
+from finflow.rollout.ports import Endpoint, Impact
 from finflow.rollout.spec import PolicySpec, ReleaseSpec, RolloutSpec, StepSpec
 from finflow.rollout.state import Phase, State
-from finflow.rollout.verdicts import Side
+from finflow.rollout.verdicts import Side, Verdict
 from finflow.shadow import checksum
 from finflow.shadow.repair import Api, Applied, Plan, apply_plan, make_plan
 from finflow.shadow.report import Report, read_cases, read_report
+from finflow.stack.ingress.caddy_config import TRAFFIC
+from finflow.stack.ingress.traffic import Place, served_from
 
 WEIGHTS: Final = (5.0, 25.0, 50.0, 100.0)
 Heard = Callable[[State], None]
@@ -83,7 +89,7 @@ async def open_house(stage: Stage, first: RolloutSpec, undo: AsyncExitStack) -> 
     """The legacy fleet and the router in front of it; both live until the end of the demonstration."""
     fleet = fleet_of(first, Side.BASELINE, stage.data, stage.data)
     undo.push_async_callback(fleet.stop)
-    await fleet.start(len(WEIGHTS) and 2)
+    await fleet.start(PROCESSES)
     if not await fleet.ready(60.0):
         raise FinFlowError("service_failed", "the legacy fleet does not become ready")
     endpoints: list[Endpoint] = list(await fleet.endpoints())
@@ -107,9 +113,20 @@ async def roll_out(stage: Stage, wanted: RolloutSpec, heard: Heard) -> State:
         return await session.carry_on(composed, told)
 
 
-def stop_candidate(stage: Stage, wanted: RolloutSpec, undo: AsyncExitStack) -> None:
-    """What a rollout leaves running ends with the demonstration."""
-    undo.push_async_callback(fleet_of(wanted, Side.CANDIDATE, stage.data, stage.data).stop)
+def stop_candidates(stage: Stage, specs: Sequence[RolloutSpec], undo: AsyncExitStack) -> None:
+    """What rollouts leave running ends with the demonstration."""
+    for wanted in specs:
+        undo.push_async_callback(fleet_of(wanted, Side.CANDIDATE, stage.data, stage.data).stop)
+
+
+def money_checks() -> tuple[CheckSpec, ...]:
+    """What the money did: compared with the legacy release's decisions, and the books' own rules."""
+    return ShadowSpec(least_compared=300, longest_lag_s=20.0), InvariantsSpec()
+
+
+def all_checks() -> tuple[CheckSpec, ...]:
+    """The same, the schema's phases, and the critical paths asked of the candidate itself."""
+    return (*money_checks(), SchemaSpec(folder=str(SCHEMA)), SmokeSpec(spec=BANK))
 
 
 # --- the shadow --------------------------------------------------------------------------------------------
@@ -173,31 +190,93 @@ async def repair(stage: Stage, token_of: TokenOf) -> Repaired:
 # --- looking back ------------------------------------------------------------------------------------------
 
 
-def promoted(state: State) -> bool:
-    return state.phase is Phase.PROMOTED
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a candidate, and what it did while it served."""
+
+    promoted: bool
+    rolled_back: bool
+    detect_s: float | None
+    deploy_s: float | None
+    failed_requests: int
+    customers: int
+    transactions: int
+    money: Mapping[str, str]
+    compared: int
+    mismatches: int
+    repaired: Repaired | None = None
 
 
-def seconds_between(earlier: str, later: str) -> float | None:
-    """Between two RFC 3339 moments of a decision log; None where one is missing."""
-    if not earlier or not later:
+async def looked_back(stage: Stage, wanted: RolloutSpec, state: State) -> Candidate:
+    """From the decision log, the router's own log, the journal and the shadow's report."""
+    served = candidate_requests(stage, wanted, state)
+    report = shadow_report(stage)
+    impact = await impact_of(stage, wanted.candidate.release, state)
+    wrong = min(
+        (case.recorded_at.timestamp() for case in read_cases(shadow_folder(stage).root)), default=None
+    )
+    first = [at_s for at_s in (served.first_failure_s, wrong) if at_s is not None]
+    return Candidate(
+        promoted=state.phase is Phase.PROMOTED,
+        rolled_back=state.phase is Phase.ABORTED and state.weight_bp == 0,
+        detect_s=round(moment_s(state.detected_at) - min(first), 2) if first and state.detected_at else None,
+        deploy_s=_deploy_s(state),
+        failed_requests=served.failed,
+        customers=impact.customers,
+        transactions=impact.transactions,
+        money=impact.money,
+        compared=report.compared if report else 0,
+        mismatches=report.wrong if report else 0,
+    )
+
+
+class ServedByCandidate(msgspec.Struct, frozen=True):
+    """Requests that the router sent to a candidate and that failed, and when the first one did."""
+
+    failed: int
+    first_failure_s: float | None
+
+
+def candidate_requests(stage: Stage, wanted: RolloutSpec, state: State) -> ServedByCandidate:
+    """Read from the router's log, which knows nothing of the gates."""
+    folder = stage.data / "ingress" / SERVICE
+    since_s = moment_s(state.started_at)
+    failures = [
+        served.at_s
+        for served, _ in served_from(folder, TRAFFIC, Place())
+        if served.side is Side.CANDIDATE and served.status >= 500 and served.at_s >= since_s
+    ]
+    return ServedByCandidate(len(failures), min(failures, default=None))
+
+
+async def impact_of(stage: Stage, release: str, state: State) -> Impact:
+    """Customers, transactions and money that a release touched since its rollout began."""
+    async with blast_radius(Config.load()) as journal:
+        return await journal.impact(release, state.started_at, datetime.now(UTC).isoformat())
+
+
+def _deploy_s(state: State) -> float | None:
+    """From the start of the rollout to the first customer whom the candidate served."""
+    if not state.first_served_at:
         return None
-    return round((datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds(), 3)
+    return round(moment_s(state.first_served_at) - moment_s(state.started_at), 2)
 
 
-async def wait_until(test: Callable[[], bool], within_s: float) -> bool:
-    """Whether something came true within so many seconds."""
-    for _ in range(int(within_s / 0.2)):
-        if test():
-            return True
-        await asyncio.sleep(0.2)
-    return test()
+def moment_s(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
-def spec_file(stage: Stage, wanted: RolloutSpec) -> Path:
-    """The rollout as the file that `finflow rollout start` takes."""
-    import yaml
+# --- the whole ---------------------------------------------------------------------------------------------
 
-    path = stage.data / f"rollout-{wanted.candidate.release}.yaml"
-    path.write_text(yaml.safe_dump(msgspec.to_builtins(wanted), sort_keys=False))
-    path.chmod(0o600)
-    return path
+
+async def verify(stage: Stage) -> bool:
+    """Every check of the shipped verification, asked through the router."""
+    check = smoke_check(Smoke(spec=BANK, base_url=stage.url, tags=()), Config.load())
+    return (await check.judge()).verdict is Verdict.PASS
+
+
+async def accept(stage: Stage) -> bool:
+    """Settlement on a clone: orders to netted, settled and reconciled, compared with plain arithmetic."""
+    async with accepting.clone_of_embedded(stage.database_url) as url:
+        with tempfile.TemporaryDirectory(prefix="ff-rail-") as folder:
+            result = await acceptance.accept(url, Path(folder), source_url=stage.database_url)
+    return result.accepted

@@ -13,6 +13,7 @@ from finflow.fx.model import Priced, Terms
 from finflow.ledger.book import Refusal
 
 FAULT: Final = "FINFLOW_DEMO_FAULT"
+TARGET: Final = "finflow.demo.faulty:application"
 _right = model.price
 
 

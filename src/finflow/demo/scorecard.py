@@ -42,20 +42,20 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
     shadow_mismatches: int
     repaired: int
     repair_proven: bool
-    cycles_settled: int
-    netting_saved_share: float
     deploy_s: float | None
     rolled_back: bool
     promoted: bool
-    verified: bool
-    seconds: float
+    verified: bool = False
+    accepted: bool = False
+    seconds: float = 0.0
 
     def good(self) -> bool:
         """Whether the bad release was taken back, the good one promoted, and nobody noticed."""
         history = self.transactions > 0 and self.balances_checked == self.balances_equal
         unnoticed = not (self.failed_requests or self.given_up or self.downtime_ms)
         money = self.books_balanced and not (self.duplicates or self.missing)
-        return history and unnoticed and money and self.rolled_back and self.promoted and self.verified
+        released = self.rolled_back and self.promoted and self.repair_proven
+        return history and unnoticed and money and released and self.verified and self.accepted
 
 
 def downtime_ms(start_s: float, end_s: float, successes_s: Sequence[float]) -> int:

@@ -23,6 +23,7 @@ from finflow.stack.service import database
 from finflow.telemetry.redaction import redact
 
 SERVICE: Final = "bank"
+SCHEMA: Final = Path(__file__).parent / "schema"
 PLAIN: Final = "finflow.api.asgi:application"
 PROCESSES: Final = 2
 CONTACTS: Final = 40_000
