@@ -44,7 +44,8 @@ def payment(name: str, amount: str, bank: str = "<Nm>BETA</Nm>", **rest: Any) ->
     uetr, account, debtor = rest.get("uetr"), rest.get("account"), rest.get("debtor")
     return _PAYMENT.format(
         name=name, amount=amount, bank=bank, currency=rest.get("currency", "SGD"),
-        uetr=f"<UETR>{uetr}</UETR>" if uetr else "", before=rest.get("before", ""), after=rest.get("after", ""),
+        before=rest.get("before", ""), after=rest.get("after", ""),
+        uetr=f"<UETR>{uetr}</UETR>" if uetr else "",
         account=f"<CdtrAcct><Id><Othr><Id>{account}</Id></Othr></Id></CdtrAcct>" if account else "",
         debtor_account=f"<DbtrAcct><Id><Othr><Id>{debtor}</Id></Othr></Id></DbtrAcct>" if debtor else "",
     )  # fmt: skip
