@@ -33,7 +33,6 @@ PAGE: Final = 10_000
 MATCHES_AT_ONCE: Final = 5_000
 # Of each side. More may be open: then what has a UETR is matched by it first, wherever in the queue it is.
 MAX_OPEN: Final = 120_000
-_NO_DAY: Final[dt.date | None] = None
 
 
 class Reconciler:
@@ -86,7 +85,7 @@ class Reconciler:
                 page = await store.expect_out(
                     connection, ledger_no, cycle.cycle_no, cycle.submissions, after, PAGE, now
                 )
-                back = dict.fromkeys(page.returned, _NO_DAY)
+                back: dict[int, dt.date | None] = dict.fromkeys(page.returned)
                 await store.expect_in(connection, ledger_no, back, None, now)
                 await work_store.ask(connection, ledger_no, "reconcile", sorted(page.nostro_nos), now)
             self._reached("movements kept")
@@ -111,7 +110,7 @@ class Reconciler:
     ) -> None:
         """Orders that a rail refused late: nothing moves for them or, if it did, it has to come back."""
         await store.withdraw(connection, ledger_no, order_nos, now)
-        days = dict.fromkeys(order_nos, _NO_DAY)
+        days: dict[int, dt.date | None] = dict.fromkeys(order_nos)
         await self.expect_back(connection, ledger_no, days, message_id, now)
 
     # --- what is reported ---

@@ -5,7 +5,7 @@ worker (worker.py); whatever a caller can hurry here, the worker would do by its
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import available_timezones
 
 from finflow.db.gathering import Gathering
@@ -37,7 +37,6 @@ from finflow.settlement.orders import OrderDraft, cycle_id, order_id
 from finflow.settlement.ports import Rail
 from finflow.settlement.reconciliation import Reconciler
 from finflow.settlement.reconciliation_reads import (
-    BreakView,
     NostroView,
     ReconciliationView,
     show_nostro,
@@ -282,7 +281,7 @@ class Settlement:
         found = await self._room.reconciler.nostros(await self._ledger_no(ledger_id))
         return [show_nostro(each, ledger_id) for each in found]
 
-    async def reconciliation(self, ledger_id: str, span: Span) -> tuple[ReconciliationView, Page[BreakView]]:
+    async def reconciliation(self, ledger_id: str, span: Span) -> tuple[ReconciliationView, Page[Any]]:
         """How a ledger's nostros stand, and a page of breaks in the order in which they came."""
         ledger_no, now = await self._ledger_no(ledger_id), self._room.clock()
         async with (
