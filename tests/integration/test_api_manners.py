@@ -20,7 +20,8 @@ PUBLIC = {"/docs/{name:str}": "public, max-age=86400", "/.well-known/jwks.json":
 PUBLIC["/.well-known/oauth-authorization-server"] = PUBLIC["/.well-known/jwks.json"]
 # Lists and questions that name a ledger in their query.
 ASKED = ("/v1/accounts", "/v1/transactions", "/v1/fx/positions", "/v1/settlement/participants")
-ASKED += ("/v1/settlement/orders", "/v1/settlement/cycles")
+ASKED += ("/v1/settlement/orders", "/v1/settlement/cycles", "/v1/settlement/nostros")
+ASKED += ("/v1/settlement/reconciliation", "/v1/settlement/mirrors")
 PAIRS = ("/v1/fx/rate", "/v1/fx/rates")
 # The caller is no administrator, and the cycle is open.
 REFUSED = {"/v1/clients": 403, "/v1/clients/{client_id:str}": 403}
