@@ -100,10 +100,15 @@ select json_agg(json_build_object(
            'line_id', l.line_id, 'open', u.unmatched_no is not null) order by v.movement_no)
   from settlement_movements v
   join settlement_nostros n on n.ledger_no = v.ledger_no and n.nostro_no = v.nostro_no
-  left join settlement_matches x on x.ledger_no = v.ledger_no and x.movement_no = v.movement_no
-  left join settlement_unmatched u on u.ledger_no = v.ledger_no and u.movement_no = v.movement_no
-  left join settlement_lines l
-    on l.ledger_no = v.ledger_no and l.line_no = coalesce(x.line_no, u.other_no)
+  left join lateral (
+      select rule, at, line_no from settlement_matches
+       where ledger_no = v.ledger_no and movement_no = v.movement_no offset 0) x on true
+  left join lateral (
+      select unmatched_no, other_no from settlement_unmatched
+       where ledger_no = v.ledger_no and movement_no = v.movement_no offset 0) u on true
+  left join lateral (
+      select line_id from settlement_lines
+       where ledger_no = v.ledger_no and line_no = coalesce(x.line_no, u.other_no) offset 0) l on true
  where v.ledger_no = o.ledger_no and v.order_no = o.order_no
 """
 _RETURN: Final = """
