@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from finflow.app.rollout_world import fleet_of, ingress_of
+from finflow.app.rollout_world import fleet_of, router_of
 from finflow.app.rollouts import Service
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout.events import TookOver
@@ -111,7 +111,7 @@ class Hello:
         await self.router().stop()
 
     def router(self) -> LocalIngress[Any]:
-        router, _ = ingress_of(loaded(self.spec("0", "none")), self.data)
+        router = router_of(loaded(self.spec("0", "none")), self.data)
         assert isinstance(router, LocalIngress)
         return router
 

@@ -5,11 +5,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from finflow.kernel.errors import FinFlowError
 from finflow.rollout.checks_spec import SmokeSpec
-from finflow.rollout.ingress_spec import AlbSpec, CaddySpec, GatewaySpec, HaproxySpec
 from finflow.rollout.judge import Judge
-from finflow.rollout.ports import Approval, Check, Endpoint, Fleet, Ingress, Source, TrafficLog
+from finflow.rollout.ports import Approval, Check, Endpoint, Fleet, Ingress, Source
 from finflow.rollout.spec import RolloutSpec
 from finflow.rollout.state import Told
 from finflow.rollout.verdicts import Reading, Side
@@ -25,11 +23,12 @@ _LAST_NOTICES_WITHIN_S: Final = 30.0
 @asynccontextmanager
 async def composed(spec: RolloutSpec, data: Path, folder: Path) -> AsyncIterator[World]:
     """The world of a spec whose relative paths begin at `folder`. Raises what its parts are missing."""
-    from finflow.app import notices
+    from finflow.app import ingresses, notices
     from finflow.rollout.sources.opening import open_source
 
     both = {side: fleet_of(spec, side, data, folder) for side in Side}
-    ingress, traffic = ingress_of(spec, data)
+    ingress = router_of(spec, data)
+    traffic = ingresses.traffic_log_of(ingress)
     releases = {Side.BASELINE: spec.baseline.release, Side.CANDIDATE: spec.candidate.release}
     running: dict[Side, Sequence[Endpoint]] = {}
     source = open_source(spec.metrics, releases=releases, traffic=traffic, endpoints=lambda: running)
@@ -61,22 +60,11 @@ def fleet_of(spec: RolloutSpec, side: Side, data: Path, folder: Path) -> Fleet:
     return fleets.fleet(named.fleet, data=data, service=spec.service, release=named.release, base=folder)
 
 
-def ingress_of(spec: RolloutSpec, data: Path) -> tuple[Ingress, TrafficLog | None]:
-    """The router that a spec names, and its log of requests where it keeps one; nothing is started."""
-    folder = data / "ingress" / spec.service
-    match spec.ingress:
-        case CaddySpec() as named:
-            from finflow.stack.ingress.caddy import CaddyIngress
+def router_of(spec: RolloutSpec, data: Path) -> Ingress:
+    """The router that a spec names; nothing is started."""
+    from finflow.app import ingresses
 
-            caddy = CaddyIngress(named, folder)
-            return caddy, caddy.traffic
-        case HaproxySpec() as named:
-            from finflow.stack.ingress.haproxy import HaproxyIngress
-
-            haproxy = HaproxyIngress(named, folder)
-            return haproxy, haproxy.traffic
-        case GatewaySpec() | AlbSpec():
-            raise FinFlowError("ingress_missing", "not yet")
+    return ingresses.ingress_of(spec.ingress, data / "ingress" / spec.service)
 
 
 def _opener(ingress: Ingress) -> Callable[[Sequence[Endpoint]], Any] | None:
