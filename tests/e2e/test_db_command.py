@@ -11,7 +11,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from finflow.app.schema_check import RolloutSchema, SchemaSpec, SchemaVerified
+from finflow.app.schema_check import RolloutSchema, SchemaVerified
+from finflow.rollout.checks_spec import SchemaSpec
 from finflow.db.change import SchemaChange
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout.verdicts import Verdict
@@ -149,7 +150,7 @@ async def test_a_server_that_is_not_there_is_exit_code_3(tmp_path: Path, folder:
 async def test_a_rollout_goes_through_the_phases(
     folder: Path, database_url_empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = SchemaSpec(folder=folder.name, database_url_env="ITS_DATABASE", quiet_s=0)
+    spec = SchemaSpec(folder=folder.name, database_url_variable="ITS_DATABASE", quiet_s=0)
     with pytest.raises(FinFlowError, match="setting_malformed"):
         RolloutSchema(spec, folder.parent)
     monkeypatch.setenv("ITS_DATABASE", database_url_empty)

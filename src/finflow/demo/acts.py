@@ -18,7 +18,7 @@ from finflow.acceptance import service as acceptance
 from finflow.app import Config, accepting
 from finflow.app import shadow as shadows
 from finflow.app.impact import blast_radius
-from finflow.app.rollout_world import composed, fleet_of, ingress_of
+from finflow.app.rollout_world import composed, fleet_of, router_of
 from finflow.app.rollouts import Service, Session
 from finflow.app.shadow import ShadowFolder
 from finflow.app.smoke import BANK, Smoke, smoke_check
@@ -93,7 +93,7 @@ async def open_house(stage: Stage, first: RolloutSpec, undo: AsyncExitStack) -> 
     if not await fleet.ready(60.0):
         raise FinFlowError("service_failed", "the legacy fleet does not become ready")
     endpoints: list[Endpoint] = list(await fleet.endpoints())
-    ingress, _ = ingress_of(first, stage.data)
+    ingress = router_of(first, stage.data)
     undo.push_async_callback(_stop, ingress)
     await ingress.start(endpoints)  # type: ignore[attr-defined] # a router of ours is started
 
@@ -126,7 +126,7 @@ def money_checks() -> tuple[CheckSpec, ...]:
 
 def all_checks() -> tuple[CheckSpec, ...]:
     """The same, the schema's phases, and the critical paths asked of the candidate itself."""
-    return (*money_checks(), SchemaSpec(folder=str(SCHEMA)), SmokeSpec(spec=BANK))
+    return (*money_checks(), SchemaSpec(folder=str(SCHEMA), work_share=1.0), SmokeSpec(spec=BANK))
 
 
 # --- the shadow --------------------------------------------------------------------------------------------

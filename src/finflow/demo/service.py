@@ -27,7 +27,7 @@ from finflow.demo.stage import Stage, add_contacts
 from finflow.demo.traffic import Tally, Traffic
 from finflow.demo.world import World, open_world
 from finflow.imports.report import LineFault
-from finflow.imports.rows import bounded_lines
+from finflow.imports.service import bounded_lines
 from finflow.rollout.spec import RolloutSpec
 from finflow.rollout.state import State
 from finflow.shadow.report import Report
@@ -65,7 +65,7 @@ class Watch:
 
 
 class Demonstration:
-    """All acts on one stage: `await Demonstration(...).run()`. Raises what anything that should work raises."""
+    """All acts on one stage: `await Demonstration(...).run()`. Raises what anything that should work does."""
 
     def __init__(self, stage: Stage, plan: Plan, token_of: TokenOf, operator: Client, watch: Watch) -> None:
         self._stage = stage

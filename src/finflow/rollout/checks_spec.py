@@ -147,17 +147,32 @@ class SmokeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
 
 class ShadowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="shadow"):
-    """Shadow writes: any mismatch fails, fewer comparisons than this never pass."""
+    """Shadow writes: any mismatch fails, at every look, and fewer comparisons than this never pass.
+
+    `folder` is where the shadow keeps its report; by default `shadow` in the data folder.
+    """
 
     least_compared: Annotated[int, msgspec.Meta(ge=1)] = 30_000
     longest_lag_s: Seconds = 300.0
+    folder: Path | None = None
     name: Name = "shadow"
 
 
 class SchemaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="schema"):
-    """A change of the schema, whose phases go with the steps."""
+    """A change of the schema whose phases go with the steps: expand before the first, backfill beside them,
+    verify before everybody. Contract is for later, by `finflow db contract --service`.
 
-    change: Path
+    `folder` holds the SQL, `change` names one change of it; `work_share` is the part of the time that a
+    backfill works.
+    """
+
+    folder: Path
+    database_url_variable: Variable = "FINFLOW_DATABASE_URL"
+    change: Name | None = None
+    work_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25
+    quiet_s: Annotated[float, msgspec.Meta(ge=0, le=31_622_400)] = 3_600.0
+    old_release: str = ""
+    ignored_applications: tuple[Name, ...] = ()
     name: Name = "schema"
 
 

@@ -47,6 +47,10 @@ class Checks(Protocol):
         """
 
 
+    def beside(self) -> Sequence[Check]:
+        """Those that every look asks as well; they answer at once."""
+
+
 class World(msgspec.Struct, frozen=True):
     """Everything that a controller reaches beyond its log."""
 
@@ -205,7 +209,8 @@ class Hands:
             error=troubles.pop("metrics", None),
         )
         judged = [Judgement(name, Verdict.ERROR, {}, words) for name, words in troubles.items()]
-        judgements = (*judged, *self._world.judge.look(look_of(seen)))
+        beside = [await check.judge() for check in self._world.checks.beside()]
+        judgements = (*judged, *self._world.judge.look(look_of(seen)), *beside)
         return msgspec.structs.replace(seen, judgements=judgements, verdict=worst(judgements))
 
     async def _seen(self, name: str, look: Callable[[], Awaitable[T]], troubles: dict[str, str]) -> T | None:
