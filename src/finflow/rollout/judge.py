@@ -178,7 +178,10 @@ def _routed(
 
 
 def _doubt(view: View) -> Judgement | None:
-    """An error when the source and the router are too far apart; None where they agree or one is silent."""
+    """A word when the source and the router are far apart; None where they agree or one is silent.
+
+    A source that counts more than there was is wrong; one that counts less may only be late.
+    """
     if not view.routed:
         return None
     counted, routed = view.candidate().requests, view.routed.get(Side.CANDIDATE, 0)
@@ -186,6 +189,8 @@ def _doubt(view: View) -> Judgement | None:
     slack = _SLACK_REQUESTS + _SLACK_PART * max(counted, routed)
     if abs(counted - routed) <= slack:
         return None
-    word = "more" if counted > routed else "fewer"
-    words = f"The source counts {counted:,} candidate requests, far {word} than the router's {routed:,}."
-    return Judgement(SOURCE_GATE, Verdict.ERROR, numbers, words)
+    if counted > routed:
+        words = f"The source counts {counted:,} candidate requests; the router sent {routed:,}."
+        return Judgement(SOURCE_GATE, Verdict.ERROR, numbers, words)
+    words = f"The source counts {counted:,} of the {routed:,} requests that the router sent, so far."
+    return Judgement(SOURCE_GATE, Verdict.INCONCLUSIVE, numbers, words)
