@@ -153,12 +153,19 @@ def _seen(state: State, look: Look) -> tuple[State, View]:
 
 
 def _new(state: State, look: Look) -> tuple[dict[Side, Reading], int]:
-    """What is new on each side that was known before, and on how many sides counting began anew."""
+    """What is new on each side that was known before, and on how many sides counting began anew.
+
+    Totals that went backwards may be sums of which one part began anew. To take all that is there for new
+    would count the other parts twice, so such a look is where counting goes on from, and nothing more.
+    """
     new, restarts = {}, 0
     for side, reading in look.readings.items():
         if side in state.last:
-            new[side], anew = tallies.since(state.last[side], reading)
-            restarts += anew
+            since, anew = tallies.since(state.last[side], reading)
+            if anew:
+                restarts += 1
+            else:
+                new[side] = since
     return new, restarts
 
 

@@ -62,7 +62,10 @@ def judge_latency(rule: LatencyGate, level: Level, kept: Kept, view: View) -> Ou
 def _durations(readings: Mapping[Side, Reading]) -> tuple[Histogram, Histogram] | None:
     candidate = readings.get(Side.CANDIDATE, NOTHING).latency
     baseline = readings.get(Side.BASELINE, NOTHING).latency
-    return None if candidate is None or baseline is None else latency.aligned(candidate, baseline)
+    if candidate is None or baseline is None:
+        return None
+    both = latency.aligned(candidate, baseline)
+    return both if both[0].edges_s else None
 
 
 def judge_slow(rule: SlowGate, level: Level, kept: Kept, view: View) -> Outcome:

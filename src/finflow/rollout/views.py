@@ -123,4 +123,4 @@ def power(log_evidence: float) -> float:
 
 def no_durations(level: Level, view: View) -> Judgement:
     verdict = Verdict.ERROR if view.candidate().requests >= level.least else Verdict.INCONCLUSIVE
-    return word(level, verdict, sizes(view), "The source has no durations of both sides.")
+    return word(level, verdict, sizes(view), "The source has no durations of both sides in the same buckets.")
