@@ -118,6 +118,9 @@ class Judge:
     def _judged(self, rule: Rule, level: Level, view: View) -> Judgement:
         kept = self.state.kept.get(level.gate, Kept())
         kept, judgement = _JUDGED_BY[type(rule)](rule, level, kept, view)
+        if kept.failed is not None:
+            # What was found once is not taken back, whatever this look lacks.
+            judgement = msgspec.structs.replace(judgement, verdict=Verdict.FAIL, words=kept.failed)
         self.state = msgspec.structs.replace(self.state, kept=self.state.kept | {level.gate: kept})
         return judgement
 
