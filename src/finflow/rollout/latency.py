@@ -174,7 +174,7 @@ def quantile_s(durations: Histogram, quantile: float) -> float | None:
         if held and below + held >= rank:
             return low + (edge - low) * max(0.0, rank - below) / held
         below, low = below + held, edge
-    return durations.edges_s[-1]
+    return durations.edges_s[-1] if durations.edges_s else None
 
 
 def percent(log_ratio: float) -> float:
