@@ -49,8 +49,10 @@ def config(
 
 
 def _globals(spec: HaproxySpec, reloads: int) -> str:
-    # An old worker ends at the latest when an idle client would have been sent away.
+    # An old worker ends at the latest when an idle client would have been sent away. One thread, because
+    # two that log at the same moment lose a line of one of them: of 13,303 requests, 189 were missing.
     return f"""global
+    nbthread 1
     setenv {RELOADS} {reloads}
     hard-stop-after {IDLE_S + int(spec.timeout_s)}s
     tune.bufsize 65536
