@@ -73,6 +73,7 @@ def _defaults(spec: HaproxySpec) -> str:
     http-reuse safe
     timeout connect 2s
     timeout queue 3s
+    timeout tunnel 1h
     timeout http-request 10s
     timeout http-keep-alive {IDLE_S}s
     timeout client {spec.timeout_s:g}s
