@@ -148,21 +148,17 @@ def _decided(spec: CaddySpec) -> list[dict[str, Any]]:
         },
         {"handle": [{"handler": "vars", "key": key, "side": Side.BASELINE}]},
         {"match": [{"expression": split(spec.seed)}], "handle": to_side[Side.CANDIDATE]},
-        *(
-            {"match": [{"expression": _override(spec, side)}], "handle": to_side[side]}
-            for side in Side
-        ),
+        *({"match": [_override(spec, side)], "handle": to_side[side]} for side in Side),
     ]  # fmt: skip
 
 
-def _override(spec: CaddySpec, side: Side) -> str:
+def _override(spec: CaddySpec, side: Side) -> dict[str, Any]:
     """Whether a tester asks for this side, and knows the secret where there is one."""
-    asked = _header(spec.override_header)
-    wanted = f"{asked} == '{side}'"
+    asked: dict[str, Any] = {"header": {spec.override_header: [side]}}
     if spec.override_secret_env is None:
-        return wanted
+        return asked
     given, secret = _header(f"{spec.override_header}-Secret"), f"ph(req, 'env.{spec.override_secret_env}')"
-    return f"{wanted} && {given} != '' && {given} == {secret}"
+    return asked | {"expression": f"{given} != '' && {given} == {secret}"}
 
 
 def _header(name: str) -> str:
@@ -255,8 +251,7 @@ def split(seed: int) -> str:
     what lies behind the key's end is not computed. Bytes become numbers by way of hexadecimal floats, exact
     below 2**53. A weight that is no number, as while the disk is full, counts as 0.
     """
-    key, file = "string(ph(req, 'http.vars.key'))", f"string(ph(req, 'file.{WEIGHT}'))"
-    half = HASHED_BYTES
+    key, half = "string(ph(req, 'http.vars.key'))", HASHED_BYTES
     bindings = [
         ("hex", f"'%x'.format([{key}])"),
         (
@@ -266,11 +261,20 @@ def split(seed: int) -> str:
         ("h0", f"({seed * FACTOR % PRIME} + size(hex)) % {PRIME}"),
         *_chunks(),
         *_rounds(HASHED_BYTES // CHUNK_BYTES),
-        ("weight", f"{file}.matches('^[0-9]{{1,5}}$') ? int({file}) : 0"),
     ]
     last = f"r{len(ROUNDS)}"
     mixed = f"math.bitXor({last}, math.bitShiftRight({last}, {LAST_SHIFT})) % {FULL_WEIGHT_BP}"
-    inner = f"(hex == '' ? {KEYLESS_BUCKET} : {mixed}) < weight"
+    in_share = _bound(bindings, f"(hex == '' ? {KEYLESS_BUCKET} : {mixed}) < weight")
+    # Outside of a rollout the weight is 0, and nothing is hashed.
+    weight = [
+        ("text", f"string(ph(req, 'file.{WEIGHT}'))"),
+        ("weight", "text.matches('^[0-9]{1,5}$') ? int(text) : 0"),
+    ]
+    return _bound(weight, f"weight > 0 && (weight >= {FULL_WEIGHT_BP} || {in_share})")
+
+
+def _bound(bindings: Sequence[tuple[str, str]], inner: str) -> str:
+    """The inner expression, in which each name stands for its value; later ones may use those before."""
     for name, value in reversed(bindings):
         inner = f"cel.bind({name}, {value}, {inner})"
     return inner

@@ -25,6 +25,7 @@ from finflow.stack.ingress import haproxy_config as written
 from finflow.stack.ingress import sockets
 from finflow.stack.ingress.folder import RouterState
 from finflow.stack.ingress.local import LocalIngress
+from finflow.stack.processes import send
 
 _CONFIG: Final = "haproxy.cfg"
 _MASTER: Final = "master.sock"
@@ -126,7 +127,7 @@ class HaproxyIngress(LocalIngress[HaproxySpec]):
         process = self.running()
         if process is None:
             raise FinFlowError("ingress_unreachable", f"No router runs in {self.folder.root}.")
-        os.kill(process.pid, signal.SIGUSR2)
+        send(process, signal.SIGUSR2)
         deadline = monotonic() + _RELOAD_S
         while True:
             # While the master starts anew, its socket may refuse, or be answered by the one before.
