@@ -56,6 +56,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Move a service to a new release step by step, judged at each; a bad one takes itself back.",
     ),
     "release": ("finflow.cli.release:release", "Build, list, check and remove releases."),
+    "verify": (
+        "finflow.cli.verify:verify",
+        "Check a deployment: critical paths, databases, certificates, queues, alerts.",
+    ),
     "demo": ("finflow.cli.demo:demo", "Replay a bank's history over HTTP and check every balance."),
 }
 _INTERRUPTED: Final = 130
