@@ -5,16 +5,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from finflow.kernel.errors import FinFlowError
 from finflow.rollout.checks_spec import SmokeSpec
+from finflow.rollout.ingress_spec import LocalSpec
 from finflow.rollout.judge import Judge
 from finflow.rollout.ports import Approval, Check, Endpoint, Fleet, Ingress, Source
 from finflow.rollout.spec import RolloutSpec
 from finflow.rollout.state import Told
-from finflow.rollout.verdicts import Reading, Side
+from finflow.rollout.verdicts import Judgement, Reading, Side, Verdict
 from finflow.rollout.world import World
 
 if TYPE_CHECKING:
-    from finflow.app.checks import Maker
+    from finflow.app.checks import Maker, Surroundings
     from finflow.rollout.ports import BlastRadius
 
 _LAST_NOTICES_WITHIN_S: Final = 30.0
@@ -32,7 +34,7 @@ async def composed(spec: RolloutSpec, data: Path, folder: Path) -> AsyncIterator
     releases = {Side.BASELINE: spec.baseline.release, Side.CANDIDATE: spec.candidate.release}
     running: dict[Side, Sequence[Endpoint]] = {}
     source = open_source(spec.metrics, releases=releases, traffic=traffic, endpoints=lambda: running)
-    checks = StepChecks(spec, folder, both[Side.CANDIDATE])
+    checks = StepChecks(spec, folder, ingress, both[Side.CANDIDATE])
     async with AsyncExitStack() as stack:
         outbox = notices.outbox(spec.notify, folder, data / "rollouts" / spec.service / "notices.jsonl")
         await outbox.open()
@@ -123,12 +125,12 @@ class RecordedApprovals:
 class StepChecks:
     """The checks of a spec: those that try the candidate out, and those that need nothing of it."""
 
-    def __init__(self, spec: RolloutSpec, folder: Path, candidate: Fleet) -> None:
+    def __init__(self, spec: RolloutSpec, folder: Path, ingress: Ingress, candidate: Fleet) -> None:
         from finflow.app import checks
 
         self._approvals = RecordedApprovals()
         around = checks.Surroundings(folder, spec.service, spec.candidate.release, self._approvals)
-        made = checks.checks(spec.checks, around, _makers(spec, candidate))
+        made = checks.checks(spec.checks, around, _makers(spec, ingress, candidate))
         pairs = list(zip(spec.checks, made, strict=True))
         self._trying = [check for named, check in pairs if isinstance(named, SmokeSpec)]
         self._others = [check for named, check in pairs if not isinstance(named, SmokeSpec)]
@@ -139,6 +141,62 @@ class StepChecks:
         return self._trying if running else self._others
 
 
-def _makers(spec: RolloutSpec, candidate: Fleet) -> "Mapping[type, Maker]":
+def _makers(spec: RolloutSpec, ingress: Ingress, candidate: Fleet) -> "Mapping[type, Maker]":
     """Checks that other rooms own."""
-    return {}
+
+    def smoke(named: SmokeSpec, around: "Surroundings") -> Check:
+        return SmokeOfCandidate(spec, named, around, ingress, candidate)
+
+    return {SmokeSpec: smoke}
+
+
+class SmokeOfCandidate:
+    """A verification asked of the candidate, wherever it answers at this moment.
+
+    Through a router of ours it is asked as testers ask, by the override's header; past another one directly.
+    """
+
+    def __init__(
+        self, spec: RolloutSpec, named: SmokeSpec, around: "Surroundings", ingress: Ingress, candidate: Fleet
+    ) -> None:
+        self._spec, self._named, self._around = spec, named, around
+        self._ingress, self._candidate = ingress, candidate
+        # What is wrong with the file is said before anything is begun.
+        self._made("http://127.0.0.1", {})
+
+    async def judge(self) -> Judgement:
+        """Look now."""
+        try:
+            url, headers = await self._place()
+        except (FinFlowError, OSError) as error:
+            return Judgement(self._named.name, Verdict.ERROR, {}, f"The candidate is nowhere: {error}")
+        return await self._made(url, headers).judge()
+
+    def _made(self, url: str, headers: Mapping[str, str]) -> Check:
+        from finflow.app import Config
+        from finflow.app.smoke import Smoke, smoke_check
+
+        named = self._named
+        smoke = Smoke(
+            spec=named.spec, base_url=url, headers=headers, timeout_s=named.timeout_s, name=named.name
+        )
+        return smoke_check(smoke, Config.load(), self._around.folder, self._around.environ)
+
+    async def _place(self) -> tuple[str, Mapping[str, str]]:
+        from finflow.stack.ingress.local import LocalIngress
+
+        if self._named.base_url is not None:
+            return self._named.base_url, {}
+        if isinstance(self._ingress, LocalIngress):
+            return self._ingress.url, self._override(self._ingress.spec)
+        endpoints = await self._candidate.endpoints()
+        if not endpoints:
+            raise FinFlowError("source_unreachable", "No process of the candidate is ready.")
+        return f"http://{endpoints[0].host}:{endpoints[0].port}", {}
+
+    def _override(self, named: LocalSpec) -> Mapping[str, str]:
+        headers = {named.override_header: str(Side.CANDIDATE)}
+        if named.override_secret_env is not None:
+            secret = self._around.environ.get(named.override_secret_env, "")
+            headers[f"{named.override_header}-Secret"] = secret
+        return headers

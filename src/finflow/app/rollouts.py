@@ -31,7 +31,7 @@ Composed = Callable[[RolloutSpec, Path, Path], AbstractAsyncContextManager[World
 
 
 class Service:
-    """One service's folder: DATA/rollouts/SERVICE with `lock`, `orders/` and `log/`."""
+    """One service's folder: DATA/rollouts/SERVICE with `lock`, `orders/`, and 000001.jsonl and so on."""
 
     def __init__(self, data: Path, name: str) -> None:
         self.name = name
@@ -46,19 +46,19 @@ class Service:
 
     def rollouts(self) -> list[list[e.Entry]]:
         """What its logs say, one list a rollout, oldest first."""
-        found = [log.read(path) for path in log.files(self.folder / "log")]
+        found = [log.read(path) for path in log.files(self.folder)]
         return [entries for entries in found if entries]
 
     def last(self) -> list[e.Entry]:
         """What the log of its last rollout says. Raises rollout_unknown."""
-        for path in reversed(log.files(self.folder / "log")):
+        for path in reversed(log.files(self.folder)):
             if entries := log.read(path):
                 return entries
         raise FinFlowError("rollout_unknown", f"There is no rollout of {self.name} in {self.folder}.")
 
     def verify(self) -> log.Verified:
         """Whether its log is what was written."""
-        return log.verify(self.folder / "log")
+        return log.verify(self.folder)
 
 
 def service(data: Path, name: str | None) -> Service:
@@ -94,7 +94,7 @@ class Session:
     def __init__(self, place: Service) -> None:
         self.place = place
         self.lock = ServiceLock(place.folder)
-        self.log = DecisionLog(place.folder / "log")
+        self.log = DecisionLog(place.folder)
 
     async def __aenter__(self) -> "Session":
         # Whoever only looks holds the lock for an instant.
