@@ -25,6 +25,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
+import uvloop
 
 from finflow.db.pool import connect
 from finflow.kernel.errors import CATALOGUE, FinFlowError
@@ -314,7 +315,7 @@ def main(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int:
         await run(folder, environ.get(LIVE_URL) or _named(LIVE_URL), stopping)
 
     try:
-        asyncio.run(until_told())
+        uvloop.run(until_told())
     except FinFlowError as error:
         _last_line(f"{error.kind.code}: {error.detail}")
         return error.kind.exit_code
