@@ -59,6 +59,8 @@ class LedgerReplayer:
         self.ledger_no = ledger_no
         self.base_seq = base_seq
         self.seq = base_seq
+        # Whether the last batch was a whole one, so that there is more to read already.
+        self.more = False
         self.fresh_cases: list[Case] = []
         self._live, self._clone = pools
         self._book = Book(ledger_no)
@@ -100,7 +102,8 @@ class LedgerReplayer:
         return bool(self._changed)
 
     async def step(self, upto: int | None, release: bool, allowances: Sequence[Allowance]) -> int:
-        """Replay one batch, not beyond `upto`; how many rows it had."""
+        """Replay one batch, not beyond `upto`; how many rows it had. `more` says whether others wait."""
+        self.more = False
         limit = BATCH if upto is None else min(BATCH, max(0, upto - self.seq))
         if not limit:
             return 0
@@ -118,6 +121,7 @@ class LedgerReplayer:
             # What was learned of this batch is not kept: whoever goes on resumes from what is.
             self._exact = False
             raise
+        self.more = batch.full and upto is None
         if not batch.full:
             await self._compare_settings(allowances)
         return len(rows)

@@ -26,7 +26,7 @@ from finflow.shadow.cases import Allowance, Case, excused
 from finflow.shadow.cycles import JudgedCycle
 from finflow.shadow.judging import Numbers
 from finflow.shadow.model import Outcome
-from finflow.shadow.replay import BATCH, TRY_AGAIN, LedgerReplayer
+from finflow.shadow.replay import TRY_AGAIN, LedgerReplayer
 from finflow.shadow.report import LedgerLag, Report, write_cases, write_report
 
 log = logging.getLogger(__name__)
@@ -139,17 +139,17 @@ class Shadow:
         for ledger_no, head in self._heads.items():
             replayer = self._ledgers[ledger_no]
             if head > replayer.seq or replayer.unsettled:
-                busy = await self._step(replayer, pauses.get(ledger_no)) >= BATCH // 2 or busy
+                await self._step(replayer, pauses.get(ledger_no))
+                busy = busy or replayer.more
         await self._net_again()
         return busy
 
-    async def _step(self, replayer: LedgerReplayer, upto: int | None) -> int:
+    async def _step(self, replayer: LedgerReplayer, upto: int | None) -> None:
         began = monotonic()
         rows = await replayer.step(upto, self._release, self.settings.allowances)
         if rows:
             self._work.append((began, rows, monotonic() - began))
         self._tell(replayer.fresh_cases)
-        return rows
 
     def _tell(self, cases: list[Case]) -> None:
         if cases:
