@@ -10,6 +10,7 @@ import random
 import shutil
 import sys
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import perf_counter, time
 from typing import Any
@@ -19,6 +20,7 @@ import asyncpg
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.ground import durable_database, ledgers, machine, quantile, report  # noqa: F401 - one is for --json
 from finflow.app.shadow import ShadowFolder, start, stop
+from finflow.fx.service import Exchange, FxService, QuoteDraft, RateDraft
 from finflow.kernel import ids, money
 from finflow.kernel.clock import to_micros
 from finflow.ledger import commands as c
@@ -63,6 +65,7 @@ class Desk:
         self.number = 0
         self.open_holds: list[str] = []
         self.posted: list[str] = []
+        self.yen: list[str] = []
 
     def key(self) -> str:
         self.number += 1
@@ -100,6 +103,24 @@ class Desk:
             elif record.code is None and record.kind == "post" and self.dice.randrange(8) == 0:
                 self.posted.append(record.transaction_id(self.ledger_no))
 
+    async def group(self) -> None:
+        """All or nothing; one in three is refused as a whole."""
+        requests = [self.payment() for _ in range(4)]
+        if self.dice.randrange(3) == 0:
+            nobody = c.EntryLine("acc_nobody", "credit", "1", "SGD")
+            requests.append(c.Request(self.key(), c.PostTransaction([nobody, nobody]), "bench"))
+        await self.tenant.submit(self.ledger_id, requests, atomic=True)
+
+    async def convert(self, exchange: Exchange) -> None:
+        """A quote of either side, and the conversion that uses it."""
+        fixed: Any = self.dice.choice(["sell", "buy"])
+        draft = QuoteDraft("SGD", "JPY", fixed, str(self.dice.randrange(100, 9_000)), "0.004", 60)
+        quote, _ = await exchange.quote(self.ledger_id, draft, None, "bench")
+        _, command = await exchange.conversion(
+            quote.quote_id, self.dice.choice(self.accounts), self.yen[self.dice.randrange(len(self.yen))]
+        )
+        await self.tenant.submit(self.ledger_id, [c.Request(self.key(), command, "bench")])
+
     @property
     def ledger_no(self) -> int:
         place = ids.parse("led", self.ledger_id)
@@ -114,6 +135,21 @@ async def desk_on(service: LedgerService) -> Desk:
     records = await tenant.submit(ledger.ledger_id, opening)
     accounts = [record.account.account_id for record in records if record.account]
     return Desk(service, tenant, ledger.ledger_id, accounts)
+
+
+async def exchange_of(desk: Desk, pool: Any) -> Exchange:
+    """A rate, and accounts in the other currency."""
+    exchange = FxService(pool).of(desk.tenant)
+    at = datetime.now(UTC)
+    rate = RateDraft("SGD", "JPY", "114.37", "bench", at, at + timedelta(days=1))
+    await exchange.add_rates(desk.ledger_id, [rate])
+    opening = [c.Request(f"yen-{n}", c.OpenAccount("JPY", "liability"), "bench") for n in range(50)]
+    records = await desk.tenant.submit(desk.ledger_id, opening)
+    desk.yen = [record.account.account_id for record in records if record.account]
+    # The first ones open the bank's own accounts, which two at once would both try.
+    for _ in range(20):
+        await desk.convert(exchange)
+    return exchange
 
 
 async def replayed(place: ShadowFolder, seq: int) -> float:
@@ -131,18 +167,21 @@ async def clean_run(commands: int) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp(prefix="ffb-"))
     place = ShadowFolder(folder / "shadow")
     try:
-        async with durable_database() as url, ledgers(url) as (service, _):
+        async with durable_database() as url, ledgers(url) as (service, pool):
             desk = await desk_on(service)
             await start(place, url, baseline="bench")
             await stop(place, keep_clone=True)
-            began = perf_counter()
-            left = commands
-            while left > 0:
+            exchange = await exchange_of(desk, pool)
+            began, head, before = perf_counter(), 0, await _head(url)
+            while head < before + commands:
                 jobs = [[desk.any() for _ in range(50)] for _ in range(40)]
-                await asyncio.gather(*(desk.post(job) for job in jobs))
-                left -= 2_000
+                await asyncio.gather(
+                    *(desk.post(job) for job in jobs), *(desk.convert(exchange) for _ in range(60)),
+                    *(desk.group() for _ in range(10)),
+                )  # fmt: skip
+                await desk.tenant.expire_due(desk.ledger_id)
+                head = await _head(url)
             posting_s = perf_counter() - began
-            head = await _head(url)
             await start(place, url, baseline="bench")
             await replayed(place, head)
             await asyncio.sleep(1.5)
@@ -154,7 +193,8 @@ async def clean_run(commands: int) -> dict[str, Any]:
     return {
         "compared": found.compared,
         "baseline_vs_baseline_mismatches": found.wrong,
-        "live_posting_per_s": round(commands / posting_s),
+        "commands": head - before,
+        "live_posting_per_s": round((head - before) / posting_s),
         "replay_per_s": found.commands_per_s,
     }
 
