@@ -109,6 +109,12 @@ def _release(text: str) -> str:
     return text
 
 
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("yes", "no"):
+        raise ValueError("it is neither yes nor no")
+    return text.lower() == "yes"
+
+
 def _share(text: str) -> float:
     if not re.fullmatch(r"0|1|[01]?\.[0-9]{1,9}|[01]\.?", text) or float(text) > 1:
         raise ValueError("it is not a number from 0 to 1")
@@ -195,6 +201,12 @@ SETTINGS: Final = (
         "HOST:PORT at which `finflow up` answers /metrics too; by default none.",
         _nothing,
         _address,
+    ),
+    Setting(
+        "keep_commands",
+        "Whether the journal keeps what was asked beside what was booked, for a shadow: yes or no.",
+        lambda: False,
+        _yes_or_no,
     ),
     Setting(
         "release",

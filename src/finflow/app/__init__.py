@@ -53,6 +53,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ingress_proof: Path | None
     metrics_folder: Path | None
     metrics_address: tuple[str, int] | None
+    keep_commands: bool
     release: str
     trace_ratio: float
     trace_slow_ms: int
@@ -110,6 +111,8 @@ def _parsed(setting: Setting, text: str, where: str) -> Any:
 def _shown(value: object) -> str | None:
     if isinstance(value, tuple):
         return ":".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return None if value is None else redact(str(value))
 
 
@@ -134,6 +137,7 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
             "FINFLOW_DATA": str(config.data),
             "FINFLOW_LOG_LEVEL": config.log_level,
             "FINFLOW_RELEASE": config.release,
+            "FINFLOW_KEEP_COMMANDS": _shown(config.keep_commands) or "",
             "FINFLOW_METRICS_FOLDER": str(metrics_folder(config)),
             **{f"FINFLOW_{name.upper()}": str(getattr(config, name)) for name in _LIMITS},
         },
@@ -254,6 +258,7 @@ async def services(config: Config) -> AsyncIterator[Services]:
     from finflow.db.pool import open_pool  # here, because asking for the configuration must stay fast
     from finflow.db.readers import open_readers
     from finflow.fx.service import FxService
+    from finflow.ledger.copy import keep_commands_whole
     from finflow.ledger.service import LedgerService
     from finflow.limits.buckets import Buckets
     from finflow.limits.service import LimitService
@@ -263,6 +268,7 @@ async def services(config: Config) -> AsyncIterator[Services]:
     if config.database_url is None:
         raise FinFlowError("setting_malformed", "FINFLOW_DATABASE_URL is not set.", "FINFLOW_DATABASE_URL")
     default = Limits(config.tenant_requests_per_s, config.tenant_burst, config.tenant_concurrency)
+    keep_commands_whole(config.keep_commands)
     buckets = Buckets(config.limits_file)
     pool = await open_pool(config.database_url, application_name="finflow api")
     try:

@@ -110,10 +110,21 @@ def legs_of(record: Record) -> bytes | None:
 _NULLS: Final = _NULL * 4
 
 
+# Whether rows keep what was asked beside what was booked, so that a shadow can tell the two apart. One policy
+# of the whole process, which the composition root sets before anything is written.
+_whole = [False]
+
+
+def keep_commands_whole(whole: bool) -> None:
+    """Have journal rows keep their commands with all entries, not only what was booked."""
+    _whole[0] = whole
+
+
 def is_plain(command: Command) -> bool:
     """Whether entries alone say everything that this command said."""
     return (
-        isinstance(command, PostTransaction)
+        not _whole[0]
+        and isinstance(command, PostTransaction)
         and command.description is None
         and command.reference is None
         and command.effective_at is None
@@ -125,9 +136,12 @@ def is_plain(command: Command) -> bool:
 
 
 def stored_command(record: Record) -> str:
-    """The command as JSON. Entries of an accepted transaction are left out: the entries table has them."""
+    """The command as JSON. Entries of an accepted transaction are left out: the entries table has them.
+
+    Unless commands are kept whole.
+    """
     command = record.command
-    if isinstance(command, PostTransaction) and record.code is None:
+    if isinstance(command, PostTransaction) and record.code is None and not _whole[0]:
         command = msgspec.structs.replace(command, entries=[])
     return _encode_json(command).decode()
 

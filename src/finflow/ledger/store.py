@@ -145,11 +145,12 @@ async def find_targets(connection: Connection, ledger_no: int, seqs: Sequence[in
     records = await read_records(connection, ledger_no, [row for row in rows if row["code"] is None])
     resolved = {row["target"]: row["kind"] for row in await connection.fetch(_RESOLUTIONS, ledger_no, seqs)}
     quotes = [Target(seq, "", "post", (), None, resolved.get(seq)) for seq in seqs if seq < 0]
-    named = [_target(ledger_no, record, resolved.get(record.seq)) for record in records if record.entries]
+    named = [target_of(ledger_no, record, resolved.get(record.seq)) for record in records if record.entries]
     return named + quotes
 
 
-def _target(ledger_no: int, record: Record, resolved_by: Any) -> Target:
+def target_of(ledger_no: int, record: Record, resolved_by: Any) -> Target:
+    """An accepted transaction as commands name it, given what has resolved it."""
     held = record.kind == "hold"
     amounts = [(e.account_no, e.held if held else e.amount) for e in record.entries]
     lines = tuple((no, 1 if amount > 0 else -1, abs(amount)) for no, amount in amounts)
