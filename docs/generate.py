@@ -16,6 +16,7 @@ import click
 
 from finflow import cli
 from finflow.cli import COMMANDS
+from finflow.db.lint.rules import RULES, SQUAWK_IN_CONTRACT, SQUAWK_LEVELS
 from finflow.kernel.errors import CATALOGUE, Kind
 from finflow.ledger.guards import PRECEDENCE
 from finflow.rollout.spec import schema as schema_of_rollouts
@@ -40,6 +41,7 @@ def pages() -> dict[str, str]:
         "reference/schema.md": schema(),
         "reference/metrics.md": metrics(),
         "reference/rollout-spec.md": rollout_spec(),
+        "reference/schema-lint.md": schema_lint(),
     }
     ledger_model = "reference/ledger-model.md"
     written[ledger_model] = with_precedence((DOCS / ledger_model).read_text())
@@ -387,6 +389,37 @@ def _shown_default(about: dict[str, Any]) -> str:
 def _about(about: dict[str, Any]) -> str:
     inner = next((each for each in about.get("anyOf", []) if "description" in each), {})
     return str(about.get("description") or inner.get("description") or "").replace("<", "&lt;")
+
+
+# --- the linter of schema changes ---------------------------------------------------------------------
+
+
+def schema_lint() -> str:
+    """Our rules, one row each, and what becomes of squawk's."""
+    note = _NOTE.format(source="src/finflow/db/lint/rules.py")
+    text = "# Rules of the schema linter\n\n" + note + _LINT_HEAD
+    text += _table(
+        ("rule", "level", "why", "instead"),
+        ((f"`{rule.id}`", rule.level, rule.reason, rule.remedy) for rule in RULES.values()),
+    )
+    gentle = ", ".join(f"`{name}`" for name in sorted(SQUAWK_LEVELS))
+    allowed = ", ".join(f"`{name}`" for name in sorted(SQUAWK_IN_CONTRACT))
+    return text + _SQUAWK_HEAD.format(gentle=gentle, allowed=allowed)
+
+
+_LINT_HEAD = """
+`finflow db lint` asks these rules of every file, and squawk's. An error makes its exit code 1; a warning and
+a note do not. `-- finflow: allow RULE because REASON` above a statement waives a rule for it
+([how to](../howto/change-the-schema.md#lint-it)).
+
+"""
+_SQUAWK_HEAD = """
+## squawk's rules
+
+All of squawk's default rules are asked; its [documentation](https://squawkhq.com/docs/rules) explains them.
+They are errors, with two exceptions. What the runner does by itself, and what is taste, is a note, shown with
+`--notes`: {gentle}. What a contract is there for is a note in `.contract.sql` files: {allowed}.
+"""
 
 
 # --- links into the code -----------------------------------------------------------------------------

@@ -166,7 +166,7 @@ async def test_a_process_killed_in_the_middle_is_replaced_by_the_next(
     assert await runners[victim].wait() == -signal.SIGKILL
     assert [runner.returncode for runner in survivors.values()] == [0] * 4
     applied = [name for output in outputs for name in json.loads(output)]
-    assert applied == ["0001_slow", "0002_after"], "one survivor did both"
+    assert sorted(applied) == ["0001_slow", "0002_after"], "the survivors did each once"
     tried = await connection.fetch("SELECT who FROM tries")
     assert len(tried) == 1, "what the killed one did was rolled back"
     assert tried[0]["who"] in survivors

@@ -28,6 +28,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "down": ("finflow.cli.down:down", "Stop what `finflow up` started."),
     "migrate": ("finflow.cli.migrate:migrate", "Bring the database's schema up to date."),
+    "db": (
+        "finflow.cli.db:db",
+        "Change a schema in phases: plan, lint, expand, backfill, verify, contract.",
+    ),
     "tenant": ("finflow.cli.tenant:tenant", "Add tenants, list them, say how much each may take."),
     "ledger": ("finflow.cli.ledger:ledger", "Open ledgers, read them, check their books."),
     "account": ("finflow.cli.account:account", "Open, read and change accounts."),

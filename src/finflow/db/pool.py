@@ -91,13 +91,18 @@ async def connect(
     application_name: str = "finflow",
     connect_timeout_s: float = CONNECT_TIMEOUT_S,
     command_timeout_s: float | None = COMMAND_TIMEOUT_S,
+    statement_cache_size: int = STATEMENT_CACHE_SIZE,
 ) -> "asyncpg.Connection[Any]":
-    """One connection; the caller closes it. Raises database_unreachable, or database_full."""
+    """One connection; the caller closes it. A transaction pooler in between wants no statement cache.
+
+    Raises database_unreachable, or database_full.
+    """
     try:
         return await asyncpg.connect(
             url,
             timeout=connect_timeout_s,
             command_timeout=command_timeout_s,
+            statement_cache_size=statement_cache_size,
             server_settings={"application_name": application_name},
             connection_class=traced.connection_class(),
         )

@@ -221,6 +221,14 @@ _ENTRIES = (
     Kind("clone_failed", 503, "The database could not be cloned.", "The line above says why; a clone needs about as much disk as the database.", EXIT_UNREACHABLE),
     Kind("repair_plan_malformed", 400, "The file is not a repair plan as it was written.", "Make it again with `finflow rollout repair plan`; a plan is not edited by hand.", EXIT_USAGE),
     Kind("reads_unreachable", 503, "A release to compare reads of does not answer.", "Check the three URLs.", EXIT_UNREACHABLE),
+    # What a change of the schema refuses.
+    Kind("phase_missing", 409, "An earlier phase of this change of the schema is not finished.", "`finflow db status` shows the phases; finish those before it first."),
+    Kind("backfill_malformed", 400, "The backfill does not say how it is divided into batches.", "Begin it with `-- finflow: table=NAME key=(A, B) batch=1000` and let each statement take the first key of a batch as $1, $2 and the last as $3, $4.", EXIT_USAGE),
+    Kind("concurrent_not_alone", 400, "A file that builds an index concurrently holds another statement, or an index without a name.", "Put CREATE, DROP and REINDEX INDEX CONCURRENTLY into a file of their own, each index with its name.", EXIT_USAGE),
+    Kind("schema_not_verified", 409, "What the verify file asks does not hold.", "The detail names the query; mend the rows, or the backfill, and verify again."),
+    Kind("contract_too_early", 409, "The old release may still be needed, so nothing may be taken away from it.", "Wait until the rollout has been at 100 % for the quiet period, or say --at-full once a person has seen to it."),
+    Kind("release_still_connected", 409, "Sessions of the old release are still connected.", "Stop them; --ignore-application NAME leaves out one that is known to be harmless."),
+    Kind("linter_failed", 500, "The linter of SQL gave no answer that can be read.", "The detail has its words; reinstall it with `pip install 'finflow[schema]'`.", EXIT_UNREACHABLE),
     # Where it runs: the stack, its data folder, its configuration.
     Kind("setting_malformed", 400, "A setting has a value that it cannot have.", "`finflow info` shows every setting and where its value comes from.", EXIT_USAGE),
     Kind("stack_running", 409, "FinFlow already runs on this data folder.", "Use the one that runs, stop it with `finflow down`, or choose another folder with --data."),

@@ -257,42 +257,6 @@ def _await(spec: RolloutSpec, state: State, step: int) -> Decide:
     return _decide(state, e.Decision.AWAIT, words, step)
 
 
-def _unapproved(spec: RolloutSpec, state: State, step: int) -> bool:
-    """Whether something is waited for. An approval makes a check pass that knows its digest, and no other."""
-    if state.checks and any(each.verdict is Verdict.INCONCLUSIVE for each in state.checks.judgements):
-        return True
-    return _asks(spec, state, step) and state.step not in state.approved
-
-
-def _asks(spec: RolloutSpec, state: State, step: int) -> bool:
-    return any(spec.steps[each].approval for each in range(state.step, step + 1))
-
-
-def _stale(state: State, step: int) -> bool:
-    """Whether the checks were asked for another step, as after an order to promote at once."""
-    return state.checks is not None and getattr(state.checks.intent, "step", step) != step
-
-
-def _due_again(spec: RolloutSpec, state: State, since: Since) -> bool:
-    passes = state.checks is not None and worst(state.checks.judgements) is Verdict.PASS
-    return bool(not passes and state.checks and state.checks.judgements) and _due(
-        since.checks_s, spec.policy.recheck_every_s
-    )
-
-
-def _check_errs(spec: RolloutSpec, state: State) -> Next | None:
-    if state.checks is None or state.checks_error_s < spec.policy.error_after_s:
-        return None
-    words = failing(state.checks.judgements, Verdict.ERROR)
-    return _trouble(state, spec.policy.on_error, f"a check errs: {words}")
-
-
-def _await(state: State, step: int) -> Decide:
-    waits = failing(state.checks.judgements, Verdict.INCONCLUSIVE) if state.checks else ""
-    words = f"step {step + 1} waits for approval" + (f": {waits}" if waits else "")
-    return _decide(state, e.Decision.AWAIT, words, step)
-
-
 def _raise(spec: RolloutSpec, state: State, since: Since) -> Next:
     """The processes first, then they are tried out, then the weight that they can carry."""
     step = target(spec, state)

@@ -1,0 +1,1 @@
+"""The linter of schema changes: squawk's rules and ours, which know phases and data statements."""
