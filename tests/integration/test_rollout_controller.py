@@ -14,12 +14,13 @@ import pytest
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout import events as e
 from finflow.rollout import log as decisions
+from finflow.rollout.fold import folded
 from finflow.rollout.lock import ServiceLock
 from finflow.rollout.log import DecisionLog
 from finflow.rollout.orders import OrderBox
 from finflow.rollout.service import Controller
 from finflow.rollout.spec import RolloutSpec
-from finflow.rollout.state import Phase, State, folded
+from finflow.rollout.state import Phase, State
 from finflow.rollout.verdicts import Verdict
 from finflow.rollout.world import World
 from stubs.rollout_specs import spec

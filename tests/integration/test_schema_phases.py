@@ -146,6 +146,16 @@ async def test_sessions_of_the_old_release_keep_the_contract_away(
     assert await change.contract(named) == ["0001_full.contract"]
 
 
+async def test_who_may_not_see_sessions_is_known(
+    folder: Path, connection: Any, database_url_empty: str
+) -> None:
+    await connection.execute("drop role if exists finflow_blind; create role finflow_blind login")
+    blind = database_url_empty.replace("finflow@", "finflow_blind@", 1)
+    assert await SchemaChange(database_url_empty, folder).sees_sessions()
+    assert not await SchemaChange(blind, folder).sees_sessions()
+    await connection.execute("drop role finflow_blind")
+
+
 async def test_a_step_that_waits_for_a_lock_lets_readers_through(
     folder: Path, connection: Any, database_url_empty: str
 ) -> None:

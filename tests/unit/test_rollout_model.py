@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from finflow.rollout import events as e
 from finflow.rollout import model
+from finflow.rollout.fold import applied, folded
 from finflow.rollout.spec import processes_for
-from finflow.rollout.state import Phase, State, applied, folded
+from finflow.rollout.state import Phase, State
 from finflow.rollout.verdicts import Judgement, Reading, Side, Verdict
 from stubs.rollout_specs import spec
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from finflow.app.checks import Maker, Surroundings, checks
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout.checks_spec import InvariantsSpec, SchemaSpec, ShadowSpec, SmokeSpec
+from finflow.rollout.ingress_spec import LocalSpec
 from finflow.rollout.ports import Approval, Check, Fleet, Ingress
 from finflow.rollout.spec import RolloutSpec
 from finflow.rollout.state import Told
-from finflow.rollout.verdicts import Judgement, Verdict
+from finflow.rollout.verdicts import Judgement, Side, Verdict
 
 if TYPE_CHECKING:
     from finflow.app.schema_check import RolloutSchema
@@ -173,7 +174,7 @@ async def _cancelled(task: "asyncio.Task[Any] | None") -> None:
 
 def _makers(data: Path, candidate: Fleet, ingress: Ingress) -> Mapping[type, Maker]:
     def smoke(each: SmokeSpec, around: Surroundings) -> Check:
-        return _smoke(each, around, candidate, ingress)
+        return SmokeOfCandidate(each, around, ingress, candidate)
 
     def shadow(each: ShadowSpec, around: Surroundings) -> Check:
         from finflow.shadow.check import ShadowCheck
@@ -189,40 +190,51 @@ def _makers(data: Path, candidate: Fleet, ingress: Ingress) -> Mapping[type, Mak
     return {SmokeSpec: smoke, ShadowSpec: shadow, SchemaSpec: schema}
 
 
-def _smoke(each: SmokeSpec, around: Surroundings, candidate: Fleet, ingress: Ingress) -> Check:
-    """Asked of the candidate whatever the weight: through our router by its testers' header, or directly."""
-    from finflow.app import Config
-    from finflow.app.smoke import Smoke, smoke_check
-    from finflow.stack.ingress.local import LocalIngress
+class SmokeOfCandidate:
+    """A verification asked of the candidate, wherever it answers at this moment.
 
-    class AskedNow:
-        """The check as of now: where the candidate answers is known only when it runs."""
+    Through a router of ours it is asked as testers ask, by the override's header; past another one directly.
+    """
 
-        async def judge(self) -> Judgement:
-            headers: dict[str, str] = {}
-            url = each.base_url or ""
-            if not url and isinstance(ingress, LocalIngress):
-                url, headers = ingress.url, _override(ingress, around)
-            if not url:
-                endpoints = await candidate.endpoints()
-                if not endpoints:
-                    return Judgement(each.name, Verdict.ERROR, {}, "no process of the candidate is ready")
-                url = f"http://{endpoints[0].host}:{endpoints[0].port}"
-            asked = Smoke(
-                spec=each.spec, base_url=url, timeout_s=each.timeout_s, headers=headers, name=each.name
-            )
-            try:
-                check = smoke_check(asked, Config.load(), around.folder, around.environ)
-            except FinFlowError as error:
-                return Judgement(each.name, Verdict.ERROR, {"code": error.kind.code}, error.detail)
-            return await check.judge()
+    def __init__(self, named: SmokeSpec, around: Surroundings, ingress: Ingress, candidate: Fleet) -> None:
+        self._named, self._around = named, around
+        self._ingress, self._candidate = ingress, candidate
+        # What is wrong with the file is said before anything is begun.
+        self._made("http://127.0.0.1", {})
 
-    return AskedNow()
+    async def judge(self) -> Judgement:
+        """Look now."""
+        try:
+            url, headers = await self._place()
+        except (FinFlowError, OSError) as error:
+            return Judgement(self._named.name, Verdict.ERROR, {}, f"The candidate is nowhere: {error}")
+        return await self._made(url, headers).judge()
 
+    def _made(self, url: str, headers: Mapping[str, str]) -> Check:
+        from finflow.app import Config
+        from finflow.app.smoke import Smoke, smoke_check
 
-def _override(ingress: Any, around: Surroundings) -> dict[str, str]:
-    spec = ingress.spec
-    headers = {spec.override_header: "candidate"}
-    if spec.override_secret_env is not None:
-        headers[f"{spec.override_header}-Secret"] = around.environ.get(spec.override_secret_env, "")
-    return headers
+        named = self._named
+        smoke = Smoke(
+            spec=named.spec, base_url=url, headers=headers, timeout_s=named.timeout_s, name=named.name
+        )
+        return smoke_check(smoke, Config.load(), self._around.folder, self._around.environ)
+
+    async def _place(self) -> tuple[str, Mapping[str, str]]:
+        from finflow.stack.ingress.local import LocalIngress
+
+        if self._named.base_url is not None:
+            return self._named.base_url, {}
+        if isinstance(self._ingress, LocalIngress):
+            return self._ingress.url, self._override(self._ingress.spec)
+        endpoints = await self._candidate.endpoints()
+        if not endpoints:
+            raise FinFlowError("source_unreachable", "No process of the candidate is ready.")
+        return f"http://{endpoints[0].host}:{endpoints[0].port}", {}
+
+    def _override(self, named: LocalSpec) -> Mapping[str, str]:
+        headers = {named.override_header: str(Side.CANDIDATE)}
+        if named.override_secret_env is not None:
+            secret = self._around.environ.get(named.override_secret_env, "")
+            headers[f"{named.override_header}-Secret"] = secret
+        return headers

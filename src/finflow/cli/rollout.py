@@ -240,7 +240,7 @@ def _detached(place_: "Service", as_json: bool) -> int:
 
 
 def _epoch(place_: "Service") -> int:
-    from finflow.rollout.state import folded
+    from finflow.rollout.fold import folded
 
     return folded(place_.last()).epoch
 

@@ -15,12 +15,13 @@ from finflow.kernel.clock import system_clock
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout import events as e
 from finflow.rollout import model
+from finflow.rollout.fold import applied, folded
 from finflow.rollout.lock import ServiceLock
 from finflow.rollout.log import DecisionLog
 from finflow.rollout.orders import OrderBox, Ordered
 from finflow.rollout.ports import Notice
 from finflow.rollout.spec import RolloutSpec
-from finflow.rollout.state import Pending, Phase, State, applied, folded
+from finflow.rollout.state import Pending, Phase, State
 from finflow.rollout.world import Hands, World, look_of
 
 T = TypeVar("T")

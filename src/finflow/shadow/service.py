@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 
 REPORT_EVERY_S: Final = 1.0
 CYCLES_EVERY_S: Final = 5.0
-IDLE_S: Final = 0.05
+# Between two looks where there was not enough for a whole batch: many small ones would cost the live database
+# more than they tell sooner.
+IDLE_S: Final = 0.2
 MAX_PAUSE_S: Final = 2.0
 # A cycle whose net positions are not held by then is compared without that hold.
 CYCLE_SETTLES_WITHIN: Final = dt.timedelta(minutes=10)
@@ -90,6 +92,12 @@ class Shadow:
             self._done_cycles = {(row["ledger_no"], row["cycle_no"]) for row in done}
             self._release = await live.has_release(connection)
             write_cases(self.settings.folder, await _all_cases(clone), anew=True)
+        await self.close()
+
+    async def close(self) -> None:
+        """Give up what is being read."""
+        for replayer in self._ledgers.values():
+            await replayer.close()
         self._ledgers.clear()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -118,7 +126,9 @@ class Shadow:
             await asyncio.gather(reporting, return_exceptions=True)
 
     async def round(self) -> bool:
-        """One batch of every ledger that has something new; whether any had."""
+        """One batch of every ledger that has something new; whether any was a whole one, so that there is
+        more.
+        """
         async with self._live.acquire() as connection, self._clone.acquire() as clone:
             self._heads = await live.read_heads(connection)
             unknown = [no for no in self._heads if no not in self._ledgers]
@@ -129,17 +139,17 @@ class Shadow:
         for ledger_no, head in self._heads.items():
             replayer = self._ledgers[ledger_no]
             if head > replayer.seq or replayer.unsettled:
-                busy = await self._step(replayer, pauses.get(ledger_no)) > 0 or busy
+                await self._step(replayer, pauses.get(ledger_no))
+                busy = busy or replayer.more
         await self._net_again()
         return busy
 
-    async def _step(self, replayer: LedgerReplayer, upto: int | None) -> int:
+    async def _step(self, replayer: LedgerReplayer, upto: int | None) -> None:
         began = monotonic()
         rows = await replayer.step(upto, self._release, self.settings.allowances)
         if rows:
             self._work.append((began, rows, monotonic() - began))
         self._tell(replayer.fresh_cases)
-        return rows
 
     def _tell(self, cases: list[Case]) -> None:
         if cases:
@@ -252,7 +262,11 @@ async def shadowing(settings: ShadowSettings) -> AsyncIterator[Shadow]:
             raise FinFlowError("shadow_running", "another process replays on this clone")
         live_pool = await open_pool(settings.live_url, max_size=3, application_name="finflow shadow reads")
         clone_pool = await open_pool(settings.clone_url, max_size=4, application_name="finflow shadow")
-        yield Shadow(settings, live_pool, clone_pool)
+        shadow = Shadow(settings, live_pool, clone_pool)
+        try:
+            yield shadow
+        finally:
+            await shadow.close()
     finally:
         for pool in (live_pool, clone_pool):
             if pool is not None:
