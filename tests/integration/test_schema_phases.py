@@ -227,6 +227,34 @@ async def test_a_backfill_is_paused_and_resumed_from_elsewhere(
     assert heard[-1].progress.rows == 1000
 
 
+async def test_a_batch_that_meets_a_locked_row_is_tried_again(
+    folder: Path, connection: Any, database_url_empty: str
+) -> None:
+    counting = "UPDATE people SET first = first || '+' WHERE no BETWEEN $1 AND $2"
+    write(folder, {"0001_full.backfill": f"-- finflow: table=people key=no batch=200\n{counting}"})
+    heard: list[News] = []
+    change = SchemaChange(database_url_empty, folder, pace=Pace(share=1))
+    await change.expand()
+    await connection.execute("BEGIN; UPDATE people SET full_name = 'live' WHERE no = 450")
+    running = asyncio.create_task(change.backfill(heard.append))
+    while not heard or heard[-1].doing != "waits for a lock":
+        await asyncio.sleep(0.01)
+    await connection.execute("COMMIT")
+    assert await running == ["0001_full.backfill"]
+    assert await connection.fetchval("SELECT bool_and(first = 'f' || no || '+') FROM people")
+    assert await connection.fetchval("SELECT full_name FROM people WHERE no = 450") == "live"
+
+
+async def test_a_step_gives_up_when_its_table_stays_locked(
+    folder: Path, connection: Any, database_url_empty: str
+) -> None:
+    await connection.execute("BEGIN; SELECT count(*) FROM people")
+    change = SchemaChange(database_url_empty, folder, deadline_s=0.2)
+    assert await _refused(change.expand()) == "migration_busy"
+    await connection.execute("COMMIT")
+    assert await change.expand() == ["0001_full.expand"]
+
+
 async def test_a_backfill_that_fails_is_mended_and_goes_on(
     folder: Path, connection: Any, database_url_empty: str
 ) -> None:
