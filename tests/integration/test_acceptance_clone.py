@@ -76,6 +76,7 @@ async def test_a_healthy_clone_is_accepted_and_production_is_untouched(
         result = await service.accept(url, tmp_path, source_url=production, orders=_ORDERS)
         assert (result.differences, result.accepted) == ([], True)
         assert result.compared > 2 * _ORDERS
+        assert result.ledgers == 1
         await _recounted(url)
     assert await _digest(production) == before
     assert len(list((tmp_path / "done").iterdir())) == len(list((tmp_path / "out").iterdir())) > 0

@@ -13,7 +13,6 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import asyncpg
 
 from finflow.acceptance import store
-from finflow.db.migrations import migrate
 from finflow.db.pool import connect
 from finflow.kernel.errors import FinFlowError
 from finflow.stack import children
@@ -124,11 +123,10 @@ async def _execute(url: str, statement: str) -> None:
 
 
 async def marked(url: str, what: str) -> None:
-    """Marks the database as a clone, and brings its schema up to this release's."""
+    """Marks the database as a clone."""
     connection = await connect(url, application_name="finflow acceptance", command_timeout_s=None)
     try:
         await store.mark(connection)
-        await migrate(connection)
     except asyncpg.PostgresError as error:
         raise FinFlowError("clone_not_made", f"the {what} cannot be marked: {error}") from error
     finally:

@@ -242,7 +242,7 @@ _ENTRIES = (
     # What a verification and an acceptance refuse.
     Kind("verification_malformed", 400, "The verification's YAML says something that cannot be checked.", "The detail names the line; compare it with docs/howto/verify-a-deployment.md.", EXIT_USAGE),
     Kind("service_unreachable", 503, "The service that is to be verified cannot be reached.", "Check --url, and that the service runs; `finflow up` starts FinFlow.", EXIT_UNREACHABLE, True),
-    Kind("clone_unmarked", 409, "The database does not say that it is a clone.", "Acceptance writes, so it runs only where `finflow.environment` is production-clone; `finflow verify acceptance` without --clone-url makes such a clone."),
+    Kind("clone_unmarked", 409, "The database does not say that it is a clone.", "Acceptance writes, so it runs only on what was marked by `alter database NAME set finflow.environment = 'production-clone'`; without --clone-url it makes such a clone itself."),
     Kind("clone_not_made", 503, "The clone could not be made.", "The detail says what PostgreSQL said; a server that others use is cloned from a backup or from a template database.", EXIT_UNREACHABLE),
     # Where it runs: the stack, its data folder, its configuration.
     Kind("setting_malformed", 400, "A setting has a value that it cannot have.", "`finflow info` shows every setting and where its value comes from.", EXIT_USAGE),
