@@ -51,7 +51,6 @@ def judge_latency(rule: LatencyGate, level: Level, kept: Kept, view: View) -> Ou
         words = f"The candidate takes {ratio:.1f} % longer, at least {least:.1f} %."
         return failed(kept, level, numbers, words)
     return kept, passed(
-        kept,
         level,
         view,
         numbers,
