@@ -148,7 +148,7 @@ class Backfilling:
         self._task: asyncio.Task[list[str]] | None = None
 
     async def judge(self) -> Judgement:
-        """PASS while it works and when it is done; ERROR where it broke, and the next look begins it again."""
+        """PASS while it works and when it is done; ERROR where it broke: the next look begins it again."""
         if self._task is None:
             self._task = asyncio.create_task(self._schema.during())
         if not self._task.done():

@@ -1,7 +1,8 @@
-"""`finflow demo`: a bank moves to a new release while its customers pay; or, for a start, its history alone."""
+"""`finflow demo`: a bank moves to a new release while its customers pay; or its history alone."""
 
 import asyncio
 import os
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -105,14 +106,14 @@ def _migration(config: Config, source: Source, rows: int | None, options: dict[s
                 click.echo(f"\n{plan.source.title} stays up at {stage.url}/docs. Ctrl-C stops it.", err=True)
                 await stop.wait()
 
-    card: Scorecard = _told(work)
+    card = _told(work)
     return EXIT_DONE if card.good() else EXIT_NO
 
 
 async def _watched(acting: Awaitable[T], watch: Any) -> T:
     """The acts, with a line a second on standard error that says how it goes; a new act begins a new line."""
     task = asyncio.ensure_future(acting)
-    screen = click.get_text_stream("stderr")
+    screen = sys.stderr
     act = ""
     try:
         while not task.done():
@@ -165,7 +166,7 @@ def _history(config: Config, source: Source, rows: int | None, options: dict[str
                 click.echo(f"\nThe API stays up at {stack.url} (try {stack.url}/docs).", err=True)
                 await first(stop.wait(), stack.broken())
 
-    summary: Summary = _told(work)
+    summary = _told(work)
     return EXIT_DONE if summary.good() else EXIT_NO
 
 

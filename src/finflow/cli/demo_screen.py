@@ -1,4 +1,4 @@
-"""What the demonstration shows: a line while it goes on, and the scorecard at its end. Pure but for the clock."""
+"""What the demonstration shows: a line while it goes on, and the scorecard at its end."""
 
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final

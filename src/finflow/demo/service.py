@@ -161,14 +161,11 @@ class _Live:
         self.traffic = Traffic(stage.url, token, world, wanted, plan.rate_per_s)
         self._stop = asyncio.Event()
         self._sending: asyncio.Task[Tally] | None = None
-        self._since_s = self._until_s = 0.0
 
     async def __aenter__(self) -> None:
-        self._since_s = monotonic()
         self._sending = asyncio.create_task(self.traffic.run(self._stop))
 
     async def __aexit__(self, *_: object) -> None:
-        self._until_s = monotonic()
         self._stop.set()
         assert self._sending is not None, "it was entered"
         await self._sending
@@ -184,7 +181,7 @@ class _Live:
             requests=tally.requests,
             failed_requests=max(0, tally.failed - bad.failed_requests),
             given_up=len(tally.lost),
-            downtime_ms=downtime_ms(self._since_s, self._until_s, tally.successes_s),
+            downtime_ms=downtime_ms(tally.tried),
             p99_ms=round(percentile(tally.latencies_ms, 0.99), 1),
             detect_s=bad.detect_s,
             failed_candidate_requests=bad.failed_requests,

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -47,6 +47,8 @@ class Stage(msgspec.Struct, frozen=True):
     url: str
     host: str
     port: int
+    # Gives up the port, which is kept until the router takes it.
+    free_port: Callable[[], None]
 
     def release(self, name: str, target: str = PLAIN, **environment: str) -> ReleaseSpec:
         """A release of the bank, as processes of a fleet."""
@@ -81,13 +83,13 @@ async def staged(config: Config) -> AsyncIterator[Stage]:
     folder = DataFolder(config.data)
     bound = ports.reserve("127.0.0.1", config.port)
     host, port = bound.getsockname()[:2]
-    bound.close()
     async with AsyncExitStack() as undo:
         url = await undo.enter_async_context(database(config.data, config.database_url))
         await migrate(url)
         KeyFolder(config.keys_folder).ensure(time.time())
         undo.enter_context(_environment({_DATABASE_URL: url, "FINFLOW_DATA": str(config.data)}))
-        stage = Stage(config, config.data, url, ports.url_of(host, port), host, port)
+        undo.callback(bound.close)
+        stage = Stage(config, config.data, url, ports.url_of(host, port), host, port, bound.close)
         folder.create()
         folder.write_state(_state(stage))
         undo.callback(folder.clear_state)
