@@ -5,8 +5,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from finflow.app.rollout_schema import SchemaOfRollout
 from finflow.kernel.errors import FinFlowError
-from finflow.rollout.checks_spec import SmokeSpec
+from finflow.rollout.checks_spec import SchemaSpec, ShadowSpec, SmokeSpec
 from finflow.rollout.ingress_spec import LocalSpec
 from finflow.rollout.judge import Judge
 from finflow.rollout.ports import Approval, Check, Endpoint, Fleet, Ingress, Source
@@ -34,11 +35,12 @@ async def composed(spec: RolloutSpec, data: Path, folder: Path) -> AsyncIterator
     releases = {Side.BASELINE: spec.baseline.release, Side.CANDIDATE: spec.candidate.release}
     running: dict[Side, Sequence[Endpoint]] = {}
     source = open_source(spec.metrics, releases=releases, traffic=traffic, endpoints=lambda: running)
-    checks = StepChecks(spec, folder, ingress, both[Side.CANDIDATE])
+    checks = StepChecks(spec, data, folder, ingress, both[Side.CANDIDATE])
     async with AsyncExitStack() as stack:
         outbox = notices.outbox(spec.notify, folder, data / "rollouts" / spec.service / "notices.jsonl")
         await outbox.open()
         stack.push_async_callback(outbox.close, _LAST_NOTICES_WITHIN_S)
+        stack.push_async_callback(checks.close)
         if close := getattr(source, "close", None):
             stack.push_async_callback(close)
         yield World(
@@ -125,29 +127,47 @@ class RecordedApprovals:
 class StepChecks:
     """The checks of a spec: those that try the candidate out, and those that need nothing of it."""
 
-    def __init__(self, spec: RolloutSpec, folder: Path, ingress: Ingress, candidate: Fleet) -> None:
+    def __init__(
+        self, spec: RolloutSpec, data: Path, folder: Path, ingress: Ingress, candidate: Fleet
+    ) -> None:
         from finflow.app import checks
 
         self._approvals = RecordedApprovals()
         around = checks.Surroundings(folder, spec.service, spec.candidate.release, self._approvals)
-        made = checks.checks(spec.checks, around, _makers(spec, ingress, candidate))
+        made = checks.checks(spec.checks, around, _makers(spec, data, ingress, candidate))
         pairs = list(zip(spec.checks, made, strict=True))
         self._trying = [check for named, check in pairs if isinstance(named, SmokeSpec)]
         self._others = [check for named, check in pairs if not isinstance(named, SmokeSpec)]
+        self._schemas = [check for check in made if isinstance(check, SchemaOfRollout)]
+
+    async def close(self) -> None:
+        """What goes on beside the steps ends; the next controller takes it up."""
+        for each in self._schemas:
+            await each.close()
 
     def before(self, step: int, running: bool, approvals: Mapping[str, Told]) -> Sequence[Check]:
         """The same before every step."""
         self._approvals.known = approvals
+        for each in self._schemas:
+            each.step = step
         return self._trying if running else self._others
 
 
-def _makers(spec: RolloutSpec, ingress: Ingress, candidate: Fleet) -> "Mapping[type, Maker]":
+def _makers(spec: RolloutSpec, data: Path, ingress: Ingress, candidate: Fleet) -> "Mapping[type, Maker]":
     """Checks that other rooms own."""
 
     def smoke(named: SmokeSpec, around: "Surroundings") -> Check:
         return SmokeOfCandidate(spec, named, around, ingress, candidate)
 
-    return {SmokeSpec: smoke}
+    def shadow(named: ShadowSpec, around: "Surroundings") -> Check:
+        from finflow.shadow.check import ShadowCheck
+
+        return ShadowCheck(data / "shadow", named.least_compared, named.longest_lag_s, named.name)
+
+    def schema(named: SchemaSpec, around: "Surroundings") -> Check:
+        return SchemaOfRollout(named, around.folder, len(spec.steps) - 1)
+
+    return {SmokeSpec: smoke, ShadowSpec: shadow, SchemaSpec: schema}
 
 
 class SmokeOfCandidate:

@@ -155,9 +155,17 @@ class ShadowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
 
 
 class SchemaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="schema"):
-    """A change of the schema, whose phases go with the steps."""
+    """A schema change, whose phases go with the steps: expand before the first, backfill beside the next,
+    verify before the last. Contract it afterwards with `finflow db contract`.
 
-    change: Path
+    `folder` holds its SQL; the database's URL stands in the variable. `work_share` is the part of the time
+    that a backfill works.
+    """
+
+    folder: Path
+    change: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    database_url_variable: Variable = "FINFLOW_DATABASE_URL"
+    work_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25
     name: Name = "schema"
 
 
