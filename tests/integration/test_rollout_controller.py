@@ -21,7 +21,7 @@ from finflow.rollout.orders import OrderBox
 from finflow.rollout.service import Controller
 from finflow.rollout.spec import RolloutSpec
 from finflow.rollout.state import Phase, State
-from finflow.rollout.verdicts import Verdict
+from finflow.rollout.verdicts import Judgement, Verdict
 from finflow.rollout.world import World
 from stubs.rollout_specs import spec
 from stubs.rollout_world import Stage, StageCheck, world
@@ -275,6 +275,25 @@ async def test_a_weight_changed_behind_its_back(
         await run.until(lambda state: not state.pending)
         assert stage.load()["weight"] == 500
         assert [event for _, event, _ in stage.load()["notices"]].count("drift") == 1
+
+
+async def test_whoever_is_on_the_candidate_is_looked_after_while_checks_take_their_time(
+    tmp_path: Path, stage: Stage
+) -> None:
+    class Slow(StageCheck):
+        async def judge(self) -> Judgement:
+            if stage.load()["weight"]:
+                await asyncio.sleep(3600)
+            return await super().judge()
+
+    run = run_of(tmp_path, world(stage, {}, Slow()))
+    async with run.going() as task:
+        state = await run.until(lambda state: state.phase is Phase.CHECKING and state.weight_bp > 0)
+        run.world.judge.verdicts[500] = Verdict.FAIL  # type: ignore[attr-defined]
+        async with asyncio.timeout(5):
+            assert await task is Phase.ABORTED
+    assert state.weight_bp == 500
+    assert stage.load()["weight"] == 0
 
 
 async def test_an_ingress_gone_at_the_abort_is_asked_until_it_answers(tmp_path: Path, stage: Stage) -> None:

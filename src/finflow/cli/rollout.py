@@ -33,6 +33,8 @@ VERBS: Final[dict[str, str]] = {
     "dora": "finflow.cli.rollout_reading:dora_",
     "judge": "finflow.cli.rollout_judge:judge",
     "impact": "finflow.cli.rollout_impact:impact",
+    "shadow": "finflow.cli.rollout_shadow:shadow",
+    "repair": "finflow.cli.rollout_repair:repair",
 }
 
 
