@@ -106,6 +106,24 @@ async def test_conversions_are_clean(database_url: str, database_url_empty: str,
     assert await rows(database_url, BOOKS) == await rows(database_url_empty, BOOKS)
 
 
+@pytest.mark.parametrize(("after_s", "clean"), [(1, True), (100, False)])
+async def test_a_rate_that_came_in_between(
+    database_url: str, database_url_empty: str, tmp_path: Path, after_s: int, clean: bool
+) -> None:
+    """A quote may miss a rate that was recorded a moment before it, and none that was there long before."""
+    async with desk(database_url) as one:
+        market = await market_of(one)
+        await cloned(database_url, database_url_empty)
+        async with watched(database_url, database_url_empty, tmp_path / "s") as shadow:
+            start = one.clock.at
+            one.clock.at = start + after_s * 1_000_000
+            await market.quote("EUR", "USD", "100")
+            one.clock.at = start + after_s * 500_000
+            await market.push("9")
+            await shadow.catch_up()
+        assert (shadow.cases == []) is clean
+
+
 async def test_several_ledgers_opened_later(
     database_url: str, database_url_empty: str, tmp_path: Path
 ) -> None:

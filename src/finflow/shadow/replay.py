@@ -113,7 +113,7 @@ class LedgerReplayer:
             await self._compare_settings(allowances)
             return 0
         try:
-            await self._bring_quotes(allowances)
+            await self.bring_quotes(allowances)
             rebuilt = await self._rebuilder.rebuild(rows)
             cases = await self._replay(rows, rebuilt, allowances)
             self.fresh_cases += [case for case in cases if case.case_no <= MAX_CASES]
@@ -153,7 +153,8 @@ class LedgerReplayer:
 
     # --- quotes ---
 
-    async def _bring_quotes(self, allowances: Sequence[Allowance]) -> None:
+    async def bring_quotes(self, allowances: Sequence[Allowance]) -> None:
+        """Compare the quotes that were made since the last time, whether or not they are used."""
         async with self._live.acquire() as connection, self._clone.acquire() as clone, clone.transaction():
             await self._quotes.bring_rates(connection, clone)
             judged = await self._quotes.bring_quotes(connection, clone)

@@ -54,6 +54,11 @@ union select ledger_no, cycle_no from settlement_steps where action = 'net'
 """
 
 
+_QUOTING: Final = """
+select ledger_no from ledgers l where exists (select from fx_quotes q where q.ledger_no = l.ledger_no)
+"""
+
+
 class ShadowSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What to compare with what. URLs may hold secrets, and go nowhere else."""
 
@@ -173,17 +178,21 @@ class Shadow:
     # --- settlement ---
 
     async def _net_again(self) -> None:
-        """Compare cycles that were netted since the clone was made."""
+        """Compare cycles that were netted since the clone was made, and quotes that nothing has used yet."""
         if monotonic() < self._cycles_due_s:
             return
         self._cycles_due_s = monotonic() + CYCLES_EVERY_S
         async with self._live.acquire() as connection:
             self._release = self._release or await live.has_release(connection)
+            quoting = [row[0] for row in await connection.fetch(_QUOTING)]
             for netted in await cycles.read_netted(connection, self._done_cycles):
                 judged = await cycles.judge_cycle(connection, netted)
                 old = dt.datetime.now(dt.UTC) - judged.at > CYCLE_SETTLES_WITHIN
                 if judged.compared.differences or judged.whole or old:
                     await self._keep_cycle(judged)
+        for replayer in [self._ledgers[no] for no in quoting if no in self._ledgers]:
+            await replayer.bring_quotes(self.settings.allowances)
+            self._tell(replayer.fresh_cases)
 
     async def _keep_cycle(self, judged: JudgedCycle) -> None:
         cases = []
