@@ -139,7 +139,8 @@ async def start_backfill(url: str, folder: Path, share: float, batch_ms: float) 
     """`finflow db backfill` as a person would run it."""
     environment = {**os.environ, "FINFLOW_DATABASE_URL": url, "FINFLOW_DATA": str(folder.parent / "data")}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "finflow", "db", "backfill", "--folder", str(folder), "--share", str(share), "--batch-ms", str(batch_ms),
+        sys.executable, "-m", "finflow", "db", "backfill", "--folder", str(folder), "--share", str(share),
+        "--batch-ms", str(batch_ms),
         env=environment, stdout=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
 
