@@ -45,13 +45,14 @@ _LOG_MIB: Final = 16
 LOGS_KEPT: Final = 4
 _HEX_PER_CHUNK: Final = 2 * CHUNK_BYTES
 _UNKNOWN_ORIGIN: Final = ("Forwarded", "X-Real-Ip")
-_PROOF: Final = "{file.proof}:" + "".join(f"{{http.request.header.{each}}}" for each in CLAIMED_HEADERS)
 
 
-def config(spec: CaddySpec, reloads: int, descriptors: Sequence[int], salts: Sequence[str]) -> dict[str, Any]:
+def config(
+    spec: CaddySpec, reloads: int, descriptors: Sequence[int], salts: Sequence[str], proof: str = ""
+) -> dict[str, Any]:
     """The whole configuration after so many reloads, over the descriptors that the process inherits."""
     served = [descriptors[2 * (reloads % SOCKETS)], descriptors[2 * ((reloads - 1) % SOCKETS) + 1]]
-    traffic = _traffic(spec, [f"fd/{each}" for each in served], salts)
+    traffic = _traffic(spec, [f"fd/{each}" for each in served], salts, proof)
     return {
         "admin": {"listen": f"unix/{ADMIN}|0600", "config": {"persist": False}},
         "storage": {"module": "file_system", "root": "storage"},
@@ -122,7 +123,7 @@ def _digested() -> dict[str, Any]:
     return {name: {"filter": "hash"} for name in ("customer_a", "customer_b")}
 
 
-def _traffic(spec: CaddySpec, listeners: list[str], salts: Sequence[str]) -> dict[str, Any]:
+def _traffic(spec: CaddySpec, listeners: list[str], salts: Sequence[str], proof: str) -> dict[str, Any]:
     return {
         "listen": listeners,
         "automatic_https": {"disable": True},
@@ -133,7 +134,7 @@ def _traffic(spec: CaddySpec, listeners: list[str], salts: Sequence[str]) -> dic
         "idle_timeout": f"{_IDLE_CLIENT_S}s",
         "max_header_bytes": HEADERS_MAX_BYTES,
         "logs": {"default_logger_name": "traffic"},
-        "routes": [*_decided(spec), *_noted(spec, salts), *_proxied(spec)],
+        "routes": [*_decided(spec), *_noted(spec, salts), *_proven(proof), *_proxied(spec)],
     }
 
 
@@ -184,12 +185,27 @@ def _noted(spec: CaddySpec, salts: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
+def _proven(proof: str) -> list[dict[str, Any]]:
+    """The router's proof, or none, whatever the client sends under its name."""
+
+    def put(request: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"handler": "headers", "request": request}]
+
+    if not proof:
+        return [{"handle": put({"delete": [PROOF_HEADER]})}]
+    claimed = [{"header": {name: ["*"]}} for name in CLAIMED_HEADERS]
+    return [
+        {"handle": put({"set": {PROOF_HEADER: [f"{proof}:"]}})},
+        {"match": claimed, "handle": put({"set": {PROOF_HEADER: [f"{proof}:claimed"]}})},
+    ]
+
+
 def _proxied(spec: CaddySpec) -> list[dict[str, Any]]:
     stripped = [spec.override_header, f"{spec.override_header}-Secret", *_UNKNOWN_ORIGIN]
     return [
         {
             "handle": [
-                {"handler": "headers", "request": {"set": {PROOF_HEADER: [_PROOF]}, "delete": stripped}},
+                {"handler": "headers", "request": {"delete": stripped}},
                 {"handler": "request_body", "max_size": spec.body_max_bytes},
             ]
         },

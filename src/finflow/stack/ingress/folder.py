@@ -4,7 +4,7 @@ FOLDER/router.json     the process, its port and its specification
 FOLDER/weight          the candidate's share in basis points
 FOLDER/backends.json   the processes of either side
 FOLDER/salts           what customers' keys are hashed with in the log
-FOLDER/proof           what the router sends along, so that processes behind it know that it was the router
+FOLDER/proof           where there is one, sent along, so that processes behind it know that it was the router
 FOLDER/traffic.log     one line for each request; older ones beside it
 FOLDER/lock            held while the router is started, stopped or changed
 """
@@ -27,8 +27,8 @@ from finflow.rollout.verdicts import Side
 from finflow.stack.folder import folder_error
 from finflow.stack.processes import Process
 
-# Shows who is behind the router that a request came through it, by what lies in `proof`, and behind a colon
-# what the client itself claimed of its origin.
+# Where the folder has a file `proof`, its content is sent along under this name, so that processes behind the
+# router know that it was the router; behind a colon stands whether the client claimed an origin itself.
 PROOF_HEADER: Final = "X-Finflow-Ingress"
 CLAIMED_HEADERS: Final = ("X-Forwarded-For", "Forwarded", "X-Real-Ip")
 _LOCK_PATIENCE_S: Final = 30.0
@@ -62,8 +62,6 @@ class RouterFolder:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not (self.root / "salts").exists():
                 self.write("salts", "\n".join(secrets.token_hex(16) for _ in range(2)))
-            if not (self.root / "proof").exists():
-                self.write("proof", secrets.token_hex(32))
             if not (self.root / "weight").exists():
                 self.write("weight", "0")
         except OSError as error:
@@ -90,6 +88,16 @@ class RouterFolder:
             return (self.root / name).read_text()
         except OSError:
             return None
+
+    def make_proof(self) -> None:
+        """Has the router prove itself to the processes behind it from its next start on."""
+        self.create()
+        if not (self.root / "proof").exists():
+            self.write("proof", secrets.token_hex(32))
+
+    def proof(self) -> str:
+        """What the router proves itself by; empty where it does not."""
+        return (self.read("proof") or "").strip()
 
     def salts(self) -> list[str]:
         return (self.read("salts") or "").split()

@@ -109,7 +109,7 @@ class HaproxyIngress(LocalIngress[HaproxySpec]):
 
     def _written(self, state: RouterState, listener: str) -> str:
         backends, salt = self.folder.backends(), self.folder.salts()[0]
-        proof = self.folder.read("proof") or ""
+        proof = self.folder.proof()
         return written.config(self.spec, state.reloads, listener, backends, salt, proof)
 
     def explain(self, words: list[str]) -> str:

@@ -104,8 +104,11 @@ def _frontend(spec: HaproxySpec, listener: str, salt: str, proof: str) -> str:
     rules += [
         f"http-request set-var(txn.side) str({side}) if {{ {asked} -m str {side} }}{known}" for side in Side
     ]
-    claimed = "".join(f"%[req.fhdr({name})]" for name in CLAIMED_HEADERS)
-    rules.append(f"http-request set-header {PROOF_HEADER} {proof}:{claimed}")
+    rules.append(f"http-request del-header {PROOF_HEADER}")
+    if proof:
+        claimed = " || ".join(f"{{ req.fhdr({name}) -m found }}" for name in CLAIMED_HEADERS)
+        rules.append(f"http-request set-header {PROOF_HEADER} {proof}:")
+        rules.append(f"http-request set-header {PROOF_HEADER} {proof}:claimed if {claimed}")
     rules += [f"http-request del-header {name}" for name in _stripped(spec)]
     rules += [
         "option forwardfor",
