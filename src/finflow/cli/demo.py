@@ -88,6 +88,7 @@ def _migration(config: Config, source: Source, rows: int | None, options: dict[s
         bake_s=options["bake_s"],
         max_rows=rows,
         on_fault=faults.add,
+        on_trouble=lambda words: click.echo(words, err=True),
     )
 
     async def work(stop: Stop, found: list[Scorecard]) -> None:

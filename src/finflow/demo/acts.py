@@ -50,6 +50,7 @@ from finflow.stack.ingress.caddy_config import TRAFFIC
 from finflow.stack.ingress.traffic import Place, served_from
 from finflow.verification import loading
 from finflow.verification import service as verification
+from finflow.verification.model import Status
 
 WEIGHTS: Final = (5.0, 25.0, 50.0, 100.0)
 Heard = Callable[[State], None]
@@ -272,13 +273,19 @@ def moment_s(text: str) -> float:
 # --- the whole ---------------------------------------------------------------------------------------------
 
 
-async def verify(stage: Stage) -> bool:
-    """Every check of the shipped verification, through the router; what is not set up here is skipped."""
+async def verify(stage: Stage, told: Callable[[str], None]) -> bool:
+    """Every check of the shipped verification, through the router; what is not set up here is skipped.
+
+    `told` hears of each check that failed.
+    """
     values = await bank_inputs(stage.url, Config.load(), os.environ)
     spec = loading.parse(loading.shipped(BANK), f"{BANK}.yaml")
     report = await verification.verify(
         verification.Run(spec=spec, url=stage.url, values=values, environ=os.environ)
     )
+    for each in report.outcomes:
+        if each.status is Status.FAILED:
+            told(f"{each.id}: {each.words}")
     return report.exit_code(strict=False) == EXIT_DONE
 
 

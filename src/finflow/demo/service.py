@@ -40,7 +40,9 @@ SEED: Final = 2026
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to demonstrate, and how much of it. `on_fault` hears of lines of the history that do not fit."""
+    """What to demonstrate, and how much of it. `on_fault` hears of lines of the history that do
+    not fit, `on_trouble` of anything else that is not as it should be.
+    """
 
     source: Source
     fault: Fault = "loud"
@@ -49,6 +51,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     bake_s: float = 10.0
     max_rows: int | None = None
     on_fault: Callable[[LineFault], None] = lambda fault: None
+    on_trouble: Callable[[str], None] = lambda words: None
 
 
 class Watch:
@@ -144,7 +147,7 @@ class Demonstration:
 
     async def _verify(self) -> bool:
         self._act("The deployment is verified")
-        return await acts.verify(self._stage)
+        return await acts.verify(self._stage, self._plan.on_trouble)
 
     async def _accept(self) -> bool:
         self._act("Settlement is tried end to end on a clone")
