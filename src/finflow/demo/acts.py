@@ -39,7 +39,7 @@ from finflow.rollout.gates_spec import (
     TrafficMetrics,
 )
 from finflow.rollout.ingress_spec import CaddySpec
-from finflow.rollout.ports import Endpoint, Impact
+from finflow.rollout.ports import Impact
 from finflow.rollout.spec import PolicySpec, ReleaseSpec, RolloutSpec, StepSpec
 from finflow.rollout.state import Phase, State
 from finflow.rollout.verdicts import Side
@@ -47,6 +47,7 @@ from finflow.shadow import checksum
 from finflow.shadow.repair import Api, Applied, Plan, apply_plan, make_plan
 from finflow.shadow.report import Report, read_cases, read_report
 from finflow.stack.ingress.caddy_config import TRAFFIC
+from finflow.stack.ingress.local import LocalIngress
 from finflow.stack.ingress.traffic import Place, served_from
 from finflow.verification import loading
 from finflow.verification import service as verification
@@ -92,19 +93,17 @@ def spec(
 async def open_house(stage: Stage, first: RolloutSpec, undo: AsyncExitStack) -> None:
     """The legacy fleet and the router in front of it; both live until the end of the demonstration."""
     fleet = fleet_of(first, Side.BASELINE, stage.data, stage.data)
+    ingress = router_of(first, stage.data)
+    assert isinstance(ingress, LocalIngress), "the demonstration's router is Caddy"
+    ingress.folder.create()
+    ingress.folder.make_proof()
     undo.push_async_callback(fleet.stop)
     await fleet.start(PROCESSES)
     if not await fleet.ready(60.0):
         raise FinFlowError("service_failed", "the legacy fleet does not become ready")
-    endpoints: list[Endpoint] = list(await fleet.endpoints())
-    ingress = router_of(first, stage.data)
-    undo.push_async_callback(_stop, ingress)
+    undo.push_async_callback(ingress.stop)
     stage.free_port()
-    await ingress.start(endpoints)  # type: ignore[attr-defined] # a router of ours is started
-
-
-async def _stop(ingress: object) -> None:
-    await ingress.stop()  # type: ignore[attr-defined] # a router of ours is stopped
+    await ingress.start(await fleet.endpoints())
 
 
 async def roll_out(stage: Stage, wanted: RolloutSpec, heard: Heard) -> State:

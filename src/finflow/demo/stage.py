@@ -61,6 +61,7 @@ class Stage(msgspec.Struct, frozen=True):
             "FINFLOW_METRICS_FOLDER": str(self.data / "metrics"),
             "FINFLOW_LOG_LEVEL": "warning",
             "FINFLOW_KEEP_COMMANDS": "yes",
+            "FINFLOW_INGRESS_PROOF": str(self.data / "ingress" / SERVICE / "proof"),
         }
         program = (sys.executable, "-P", "-m", "finflow.stack.serve", target, "127.0.0.1", "{port}")
         fleet = CommandFleet(
