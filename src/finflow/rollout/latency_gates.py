@@ -38,7 +38,8 @@ def judge_latency(rule: LatencyGate, level: Level, kept: Kept, view: View) -> Ou
         return kept, no_durations(level, view)
     moments = latency.log_moments if rule.scale == "log" else latency.plain_moments
     candidate, baseline = (moments(side) for side in both)
-    found = latency.difference(candidate, baseline, level.alpha * step_part(view.step_number))
+    alpha = level.alpha * step_part(view.step_number)
+    found = latency.difference(latency.cautious(candidate, alpha), latency.cautious(baseline, alpha), alpha)
     numbers = sizes(view)
     if rule.scale == "log":
         ratio, least = latency.percent(found.mean), latency.percent(found.at_least)
