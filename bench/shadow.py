@@ -1,7 +1,8 @@
 """What a shadow costs and how fast it sees: clone, replay, clean run, the live ledger beside it, detection.
 
-`python -m bench.shadow [--json] [--keep] [--short]`. The live server is durable, the clone is not. Commands of
-all kinds go through the services, no HTTP; the live p99 is that of single payments that come at their own times.
+`python -m bench.shadow [--json] [--keep] [--short]`. The live server is durable, the clone is not. Commands
+of all kinds go through the services, no HTTP. The live p99 is that of single payments that come at their own
+times, whatever those before them do.
 """
 
 import argparse
