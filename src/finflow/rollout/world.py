@@ -242,7 +242,7 @@ class Hands:
 
 
 async def _asked(check: Check) -> Judgement:
-    """What a check says. One that breaks is an ERROR: the controller that asks it has people to look after."""
+    """What a check says; one that breaks is an ERROR, and the controller goes on looking after people."""
     try:
         return await check.judge()
     except Exception as error:
