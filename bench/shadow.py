@@ -1,7 +1,8 @@
 """What a shadow costs and how fast it sees: clone, replay, clean run, the live ledger beside it, detection.
 
-.venv/bin/python bench/shadow.py --json            # everything, minutes
-.venv/bin/python bench/shadow.py --short           # the same, small
+`python -m bench.shadow [--json] [--keep] [--short]`. The live server is durable, the clone is not. Commands
+of all kinds go through the services, no HTTP. The live p99 is that of single payments that come at their own
+times, whatever those before them do.
 """
 
 import argparse
@@ -17,8 +18,7 @@ from typing import Any
 
 import asyncpg
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench.ground import durable_database, ledgers, machine, quantile, report  # noqa: F401 - one is for --json
+from bench.ground import durable_database, ledgers, quantile, report
 from finflow.app.shadow import ShadowFolder, start, stop
 from finflow.fx.service import Exchange, FxService, QuoteDraft, RateDraft
 from finflow.kernel import ids, money
@@ -265,6 +265,7 @@ async def beside(per_s: float, seconds: float, rounds: int) -> dict[str, Any]:
             for _ in range(rounds):
                 without.append(quantile(await open_loop(desk, per_s, seconds), 0.99))
                 await start(place, url, baseline="bench")
+                await replayed(place, await _head(url))
                 beside_it.append(quantile(await open_loop(desk, per_s, seconds), 0.99))
                 found = read_report(place.root)
                 lag = max(lag, found.lag_s if found else 0.0)
@@ -293,8 +294,10 @@ async def detection(per_s: float) -> dict[str, Any]:
             await start(place, url, baseline="bench")
             loop = asyncio.create_task(open_loop(desk, per_s * 0.95, 15))
             await asyncio.sleep(3)
-            arguments = [sys.executable, __file__, "--candidate", url, desk.ledger_id, str(per_s * 0.05)]
-            candidate = await asyncio.create_subprocess_exec(*arguments)
+            told = ["--candidate", url, desk.ledger_id, str(per_s * 0.05)]
+            candidate = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "bench.shadow", *told, cwd=Path(__file__).parents[1]
+            )
             while not read_cases(place.root):  # noqa: ASYNC110 - the cases are another process's file
                 await asyncio.sleep(0.02)
             seen_s = time()

@@ -28,6 +28,7 @@ VERBS: Final[dict[str, str]] = {
     "resume": "finflow.cli.rollout_orders:resume",
     "approve": "finflow.cli.rollout_orders:approve",
     "abort": "finflow.cli.rollout_orders:abort",
+    "down": "finflow.cli.rollout_down:down",
     "history": "finflow.cli.rollout_reading:history",
     "log": "finflow.cli.rollout_reading:log_",
     "dora": "finflow.cli.rollout_reading:dora_",

@@ -148,6 +148,9 @@ _ENTRIES = (
     Kind("order_blocked", 409, "The ledger refuses to post what was held.", "The detail names the order and the ledger's reason; unfreeze its accounts, and settlement goes on."),
     Kind("cycle_unknown", 404, "No such settlement cycle.", "Check the id."),
     Kind("answer_malformed", 422, "The rail's answer does not fit what it was sent.", "Compare its references with the message that it answers."),
+    Kind("zone_unknown", 422, "There is no time zone of this name.", "Name one of the IANA database, like Asia/Singapore."),
+    Kind("nostro_unknown", 422, "The sender's report is of an account that is no nostro of this ledger.", "Register the account with POST /v1/settlement/nostros under the participant that reports it."),
+    Kind("nostro_conflict", 409, "The participant has another nostro in this currency, or the account stands for another participant.", "A participant has one nostro in a currency; list the nostros of the ledger."),
     # What the world does.
     Kind("overloaded", 503, "The queue of this ledger is full.", "Wait as long as Retry-After says, then send the same request with the same key.", EXIT_UNREACHABLE, True),
     Kind("rate_limited", 429, "The tenant sends more requests a second than it may.", "Wait as long as Retry-After says, then send the same request with the same key; the RateLimit header says what is left.", EXIT_UNREACHABLE, True),
