@@ -15,6 +15,7 @@ from finflow.kernel.clock import system_clock
 from finflow.rollout.fake_fleet import FakeFleet
 from finflow.rollout.fake_ingress import FakeIngress, FakeRouter
 from finflow.rollout.verdicts import Judgement, Verdict
+from finflow.shadow.report import read_report
 from oracles.service import Clock, desk, transfer
 from oracles.shadowing import cloned, watched
 from stubs.rollout_specs import spec
@@ -26,7 +27,7 @@ SHADOW = {"kind": "shadow", "least_compared": 1, "verify_within_s": 20}
 @contextlib.asynccontextmanager
 async def shadowed(live_url: str, clone_url: str, root: Path) -> AsyncIterator[Any]:
     """A desk that books live, and its shadow that replays meanwhile."""
-    async with desk(live_url, clock=Clock(system_clock())) as one:
+    async with desk(live_url, clock=Clock(system_clock()), release="1.1") as one:
         accounts = await one.open(2)
         await cloned(live_url, clone_url)
         ShadowFolder(root).create()
@@ -89,6 +90,17 @@ async def test_books_that_are_not_known_never_pass(
         found = (await before(checks_of(tmp_path), LAST))["shadow checksum"]
     assert found.verdict is Verdict.ERROR
     assert missing in found.words
+
+
+async def test_what_each_release_was_compared_survives_a_restart(
+    database_url: str, database_url_empty: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "shadow"
+    async with shadowed(database_url, database_url_empty, root):
+        # The accounts were opened before the clone was made.
+        assert (read_report(root) or pytest.fail()).by_release == {"1.1": 1}
+    async with watched(database_url, database_url_empty, root) as shadow:
+        assert (await shadow.catch_up()).by_release == {"1.1": 1}
 
 
 async def test_without_comparisons_nothing_is_summed_up(tmp_path: Path) -> None:

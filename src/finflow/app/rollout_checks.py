@@ -60,7 +60,11 @@ class StepChecks:
         self._trying = [check for named, check in pairs if isinstance(named, SmokeSpec)]
         self._phases = [check for _, check in pairs if isinstance(check, SchemaPhases)]
         self._others = [check for named, check in pairs if not isinstance(named, SmokeSpec | SchemaSpec)]
-        watched: list[Check] = [Beside(check) for named, check in pairs if isinstance(named, _WATCHED)]
+        watched: list[Check] = [
+            Beside(_shadow_of_candidate(named, around, data) if isinstance(named, ShadowSpec) else check)
+            for named, check in pairs
+            if isinstance(named, _WATCHED)
+        ]
         self._watched = [*watched, *(phases.backfilling for phases in self._phases)]
 
     def before(self, step: int, running: bool, approvals: Mapping[str, Told]) -> Sequence[Check]:
@@ -200,6 +204,16 @@ def _makers(data: Path, candidate: Fleet, ingress: Ingress) -> Mapping[type, Mak
 
 def _shadow_folder(named: ShadowSpec, data: Path, folder: Path) -> Path:
     return folder / named.folder if named.folder else data / "shadow"
+
+
+def _shadow_of_candidate(named: ShadowSpec, around: Surroundings, data: Path) -> Check:
+    """Beside the steps the candidate serves, so that there is something of it to compare."""
+    from finflow.shadow.check import ShadowCheck
+
+    return ShadowCheck(
+        _shadow_folder(named, data, around.folder), named.least_compared, named.longest_lag_s, named.name,
+        around.release, named.least_of_candidate,
+    )  # fmt: skip
 
 
 def _shadow_verified(named: ShadowSpec, said: Check, data: Path, folder: Path) -> Check:
