@@ -98,7 +98,9 @@ async def test_what_each_release_was_compared_survives_a_restart(
     root = tmp_path / "shadow"
     async with shadowed(database_url, database_url_empty, root):
         # The accounts were opened before the clone was made.
-        assert (read_report(root) or pytest.fail()).by_release == {"1.1": 1}
+        report = read_report(root)
+        assert report is not None
+        assert report.by_release == {"1.1": 1}
     async with watched(database_url, database_url_empty, root) as shadow:
         assert (await shadow.catch_up()).by_release == {"1.1": 1}
 

@@ -150,11 +150,10 @@ class ShadowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     """Shadow writes: any mismatch fails, at every look, and fewer comparisons than this never pass.
 
     While the candidate serves, `least_of_candidate` of them are of what it booked itself, as far as the
-    journal says who did. `folder` is where the shadow keeps its report; by default `shadow` in the data folder.
+    journal says who did. The shadow keeps its report in `folder`; by default `shadow` in the data folder.
 
-    Before everybody is sent to the candidate, both books are compared as a whole, in so much time at most. For
-    that the live database's URL stands in a variable, and so does that of a clone elsewhere:
-    FINFLOW_SHADOW_CLONE_URL.
+    Before everybody is sent to the candidate, both books are compared as a whole, for so long at most. For
+    that the live database's URL stands in a variable; that of a clone elsewhere in FINFLOW_SHADOW_CLONE_URL.
     """
 
     least_compared: Annotated[int, msgspec.Meta(ge=1)] = 30_000
