@@ -14,7 +14,15 @@ import pytest
 
 from finflow.app import Config, running
 from finflow.cli.connect import LocalTokens
-from finflow.client import administration, fx, model, service, settlement
+from finflow.client import (
+    administration,
+    fx,
+    model,
+    service,
+    settlement,
+    settlement_audit,
+    settlement_messages,
+)
 from finflow.client.administration import LimitsChange
 from finflow.client.fx import NewRate
 from finflow.client.model import AccountChange, Leg, NewAccount, NewTransaction, TransactionFilter
@@ -25,7 +33,9 @@ from finflow.identity import views as identity_views
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import views
 from finflow.limits.service import LimitsView
+from finflow.settlement import audits, inbox, reconciliation_reads
 from finflow.settlement import views as settlement_views
+from oracles.letters import entry, notification, payment, transfers
 from oracles.lossy import LossyProxy
 from oracles.oauth import key, public
 
@@ -263,6 +273,29 @@ async def settling(api: Client, ledger_id: str) -> None:
         with pytest.raises(FinFlowError) as caught:
             await refused
         assert caught.value.kind.code == expected
+    await messages(api, ledger_id, gross.order_id or "", cycle.cycle_id)
+
+
+async def messages(api: Client, ledger_id: str, settled: str, cycle_id: str) -> None:
+    room = api.settlement
+    await room.add_participant(ledger_id, "RAIL", "rail", ["SGD"])
+    nostro = await room.add_nostro(ledger_id, "RAIL", "SGD", "N-1", "treasury")
+    assert await room.nostros(ledger_id) == [nostro]
+    sent = transfers("M-1", [payment("E-9", "3")], "2020-01-06")
+    taken = await room.send_message(ledger_id, "ALFA", sent)
+    assert (taken.accepted, taken) == (1, await room.send_message(ledger_id, "ALFA", sent))
+    reported = await room.send_message(ledger_id, "RAIL", notification("C-1", [entry("5"), entry("6")]))
+    assert reported.lines == 2
+    first = await room.reconciliation(ledger_id, limit=1)
+    second = await room.reconciliation(ledger_id, limit=1, cursor=first.next)
+    assert [each.difference for each in (*first.items, *second.items)] == ["-5.00", "-6.00"]
+    assert (first.breaks, second.next) == (2, None)
+    assert (await room.return_order(settled, "AC04")).order_id == settled
+    await room.set_cut_off(ledger_id, "SGD", "12:00", "Asia/Singapore", "SG")
+    assert await room.mirrors(ledger_id) == []
+    with pytest.raises(FinFlowError) as caught:
+        await room.end_cycle(cycle_id, "no answer")
+    assert caught.value.kind.code == "cycle_step_refused"
 
 
 async def batches(api: Client, ledger_id: str, cash: str, alice: str) -> None:
@@ -361,6 +394,16 @@ async def test_refusals_have_the_server_s_code_and_place(place: Place) -> None:
         (settlement.PendingWork, settlement_views.PendingWork),
         (settlement.NetPosition, settlement_views.NetPositionView),
         (settlement.Report, settlement_views.ReportView),
+        (settlement_audit.Audit, audits.AuditView),
+        (settlement_audit.AuditMovement, audits.AuditMovement),
+        (settlement_messages.TakenMessage, inbox.MessageView),
+        (settlement_messages.Refusal, inbox.Refusal),
+        (settlement_messages.Nostro, reconciliation_reads.NostroView),
+        (settlement_messages.NostroReport, reconciliation_reads.NostroReport),
+        (settlement_messages.RuleCount, reconciliation_reads.RuleCount),
+        (settlement_messages.Reconciliation, reconciliation_reads.ReconciliationView),
+        (settlement_messages.Break, reconciliation_reads.BreakView),
+        (settlement_messages.Mirror, settlement_views.MirrorView),
     ],
 )
 def test_the_client_s_shapes_have_every_field_that_is_sent(

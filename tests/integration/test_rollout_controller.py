@@ -252,6 +252,42 @@ async def test_a_scan_that_fails_aborts_before_anybody_is_served(tmp_path: Path,
     assert state.first_served_at == ""
 
 
+async def test_a_check_that_breaks_is_an_error_and_the_controller_lives(tmp_path: Path, stage: Stage) -> None:
+    broken = StageCheck()
+    broken.breaks = KeyError("nobody thought of this")
+    run = run_of(tmp_path, world(stage, {}, broken))
+    async with run.going() as task:
+        state = await run.until(lambda state: bool(state.paused))
+        assert not task.done()
+    assert "KeyError" in state.paused
+    assert stage.load()["weight"] == 0
+
+
+@pytest.mark.parametrize("word", [Verdict.INCONCLUSIVE, Verdict.ERROR, "it breaks"])
+async def test_what_is_watched_holds_up_the_last_step_too(
+    tmp_path: Path, stage: Stage, word: Verdict | str
+) -> None:
+    watched, there = StageCheck("shadow"), world(stage)
+    there.checks.watched = (watched,)  # type: ignore[attr-defined] # the stage's own
+    steps = [{"weight_percent": percent, "bake_s": 0.5} for percent in (50, 100)]
+    run = run_of(tmp_path, there, steps=steps)
+    async with run.going():
+        await run.until(lambda state: state.weight_bp == 5_000)
+        if isinstance(word, Verdict):
+            watched.verdict = word
+        else:
+            watched.breaks = ValueError(word)
+        state = await run.until(lambda state: bool(state.paused) or state.ended)
+        assert (state.phase, state.weight_bp) == (Phase.BAKING, 5_000)
+        assert "shadow" in state.paused or "StageCheck" in state.paused
+        watched.verdict, watched.breaks = Verdict.PASS, None
+        run.orders.drop("rol_1", e.Order.RESUME)
+        await run.until(lambda state: state.weight_bp == 10_000)
+        watched.verdict = Verdict.INCONCLUSIVE
+        state = await run.until(lambda state: bool(state.paused) or state.ended)
+        assert (state.phase, state.weight_bp) == (Phase.BAKING, 10_000)
+
+
 @pytest.mark.parametrize(
     ("found", "policy", "corrected"),
     [(700, "correct", True), (7000, "correct", True), (0, "correct", False), (700, "pause", False)],

@@ -18,6 +18,7 @@ import pytest
 
 from finflow.api.asgi import HANDLERS
 from finflow.api.examples import EXAMPLES
+from finflow.api.settlement_examples import XML_EXAMPLE
 from finflow.identity.model import SCOPES
 from finflow.kernel import ids
 from finflow.settlement.worker import Worker
@@ -65,6 +66,9 @@ class Route:
         }
         if "account_id" in fields.get("properties", {}):
             asked["params"]["account_id"] = found["account_id"]
+        if "takes_xml" in self.opt:
+            asked["content"] = XML_EXAMPLE.replace("-0001<", f"-{next(numbers)}<")
+            asked["headers"]["Content-Type"] = "application/xml"
         if "takes" in self.opt:
             asked["json"] = placed(EXAMPLES[self.opt["takes"].__name__], found)
         return asked
@@ -122,7 +126,7 @@ async def holdings(one: Bank) -> dict[str, str]:
     order = EXAMPLES["NewOrder"] | {"ledger_id": one.ledger_id}
     order = (await one.send("/v1/settlement/orders", order)).json()
     return {
-        "order_id": order["order_id"], "cycle_id": order["cycle_id"],
+        "sender": "ALFA", "order_id": order["order_id"], "cycle_id": order["cycle_id"],
         "quote_id": quote["quote_id"], "base": "EUR", "quote": "USD",
         "client_id": client["client_id"], "kid": client["keys"][0]["kid"],
         "tenant_id": one.tenant_id, "ledger_id": one.ledger_id, "cash": cash, "account_id": account,
@@ -210,6 +214,7 @@ async def test_who_asks_is_known_before_the_body_is_read(database_url: str) -> N
                 read: list[int] = []
                 asked = route.request(found)
                 asked.pop("json", None)
+                asked.pop("content", None)
                 asked["headers"] |= token or {"Authorization": ""}
                 answer = await one.client.request(**asked, content=body())
                 assert (answer.status_code in (401, 403), read) == (True, []), str(route)

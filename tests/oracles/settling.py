@@ -1,5 +1,7 @@
 """A settlement room over a ledger of one's own: banks with money, orders in a word, books recounted."""
 
+import hashlib
+import io
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -8,10 +10,13 @@ from datetime import UTC, datetime, time
 from typing import Any
 
 from finflow.ledger.commands import EntryLine, PostTransaction
+from finflow.ledger.lists import Span
 from finflow.settlement.acceptance import Outcome
 from finflow.settlement.calendars import CutOff
+from finflow.settlement.inbox import MessageView, Spooled
 from finflow.settlement.orders import Creditor, OrderDraft
 from finflow.settlement.ports import Rail
+from finflow.settlement.reconciliation_reads import ReconciliationView
 from finflow.settlement.register import NewParticipant
 from finflow.settlement.service import Settlement, SettlementService
 from finflow.settlement.worker import Worker
@@ -80,6 +85,16 @@ class Bank:
         """Ten hours on, which is past 17:00 in Singapore; then everything that is due is done."""
         self.one.clock.at += 10 * HOUR_US
         await self.worker.until_idle()
+
+    async def send(self, sender: str, data: bytes, rail: str | None = None) -> MessageView:
+        """A message comes in."""
+        content = Spooled(io.BytesIO(data), hashlib.sha256(data).digest())
+        return await self.settlement.take_message(self.ledger_id, sender, rail, content)
+
+    async def reconciled(self, limit: int = 1_000) -> ReconciliationView:
+        """The report, once everything due is done."""
+        await self.worker.until_idle()
+        return (await self.settlement.reconciliation(self.ledger_id, Span(limit=limit)))[0]
 
     async def whole(self) -> None:
         await books_are_whole(self.one)

@@ -27,6 +27,7 @@ from finflow.api import (
     oauth,
     openapi,
     settlement,
+    settlement_messages,
     state,
     transactions,
 )
@@ -96,6 +97,7 @@ HANDLERS: Final = (
     batches.post_batch,
     *fx.HANDLERS,
     *settlement.HANDLERS,
+    *settlement_messages.HANDLERS,
 )
 
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]

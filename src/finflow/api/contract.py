@@ -86,6 +86,20 @@ _REFUSALS: Final[dict[str, tuple[str, ...]]] = {
     "NewOrders": (
         "ledger_unknown", "batch_empty", "batch_too_large", "cut_off_unknown", "calendar_exhausted",
     ),
+    "NostroDraft": (
+        "ledger_unknown", "participant_unknown", "nostro_conflict", "overloaded", "database_full",
+    ),
+    "OrderReturn": ("overloaded", "database_full"),
+    "CycleEnd": ("overloaded", "database_full"),
+    "CutOffDraft": ("ledger_unknown", "calendar_unknown", "zone_unknown", "database_full"),
+    "MessageQuery": (
+        "request_too_large", "media_type_unsupported", "xml_malformed", "xml_forbidden", "xml_too_large",
+        "message_unsupported", "message_invalid", "message_not_understood", "message_inconsistent",
+        "message_duplicate", "answer_malformed", "nostro_unknown", "participant_unknown", "mirror_missing",
+        "order_malformed", "order_duplicate", "uetr_malformed", "uetr_duplicate", "currency_unknown",
+        "cut_off_unknown", "calendar_exhausted", "idempotency_in_progress", "idempotency_conflict",
+        "overloaded", "outcome_unknown", "database_full", *_LINES,
+    ),
     "RateQuery": ("same_currency", "pair_unknown", "rate_stale"),
 }  # fmt: skip
 _FOUND_BY_PATH: Final = {

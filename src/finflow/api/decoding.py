@@ -97,8 +97,8 @@ async def read_body(request: HttpRequest, limit: int) -> bytes:
     """The whole body. Raises request_too_large for what Content-Length says, or as soon as more has come."""
     for name, value in request.scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value[:20]) > limit:
-            await _drain(request)
-            raise _too_large(limit)
+            await drain(request)
+            raise too_large(limit)
     parts: list[bytes] = []
     size = 0
     while True:
@@ -110,14 +110,14 @@ async def read_body(request: HttpRequest, limit: int) -> bytes:
         if size > limit:
             parts.clear()
             if message.get("more_body", False):
-                await _drain(request)
-            raise _too_large(limit)
+                await drain(request)
+            raise too_large(limit)
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _drain(request: HttpRequest) -> None:
+async def drain(request: HttpRequest) -> None:
     """Throw away what still comes, up to a bound: a client that is still sending would not see the answer."""
     left = DRAIN_LIMIT
     while left > 0:
@@ -127,7 +127,8 @@ async def _drain(request: HttpRequest) -> None:
             return
 
 
-def _too_large(limit: int) -> FinFlowError:
+def too_large(limit: int) -> FinFlowError:
+    """The request_too_large error of a route that takes so many bytes."""
     return FinFlowError("request_too_large", f"This route takes bodies of at most {limit} bytes.")
 
 

@@ -22,6 +22,7 @@ from finflow.api.identity import OPEN
 from finflow.api.listings import compressed
 from finflow.api.problems import problem_body
 from finflow.api.schemas import Problem
+from finflow.api.settlement_examples import XML_EXAMPLE
 from finflow.kernel.errors import FinFlowError, Kind
 
 SCHEME: Final = "clientCredentials"
@@ -34,8 +35,8 @@ _MEANINGS: Final = {
     "ledgers:write": "Open ledgers and declare assets.",
     "fx:read": "Read rates, quotes and positions of foreign exchange.",
     "fx:write": "Push rates, make quotes and convert.",
-    "settlement:read": "Read participants, payment orders, cycles and netting reports.",
-    "settlement:write": "Register participants, give payment orders, have cycles go on.",
+    "settlement:read": "Read participants, payment orders, cycles, netting reports and reconciliations.",
+    "settlement:write": "Register participants, give payment orders and messages, have cycles go on.",
     "admin": "Clients of one's own tenant; without a tenant, the platform's operator.",
 }
 _REF: Final = "#/components/schemas/{name}"
@@ -55,6 +56,16 @@ _LIMIT_HEADERS: Final = {
 _IF_MATCH: Final = {
     "required": {"type": "string", "description": "An ETag, several, or `*`. Without it: 428."},
     "optional": {"type": "string", "description": "An ETag, several, or `*`."},
+}
+# Its own schemas say what a message may hold, better than a document of JSON shapes could.
+_XML_BODY: Final = {
+    "required": True,
+    "content": {
+        "application/xml": {
+            "schema": {"type": "string", "description": "An ISO 20022 message of at most 64 MiB."},
+            "example": XML_EXAMPLE,
+        }
+    },
 }
 # Bodies of verbs that need none.
 _MAY_BE_LEFT_OUT: Final = ("Capture", "Void", "Expiry", "Reversal", "StatusChange", "Revocation")
@@ -115,6 +126,8 @@ def _complete(operation: dict[str, Any], handler: HTTPRouteHandler, named: dict[
     operation["tags"] = [_tag(next(iter(handler.paths)))]
     if "form" in opt:
         operation["requestBody"] = _form(opt["form"], named)
+    if "takes_xml" in opt:
+        operation["requestBody"] = _XML_BODY
     if "takes" in opt:
         operation["requestBody"] = _body(opt, named)
     operation["responses"] = _responses(handler, named)

@@ -6,14 +6,20 @@ from typing import Any, Final
 import msgspec
 
 from finflow.api.settlement_schemas import (
+    CutOffDraft,
+    CycleEnd,
     CyclePage,
     CycleStep,
+    Mirrors,
     NewOrder,
     NewOrders,
+    NostroDraft,
+    Nostros,
     OrderMember,
     OrderPage,
     OrderResult,
     OrderResults,
+    OrderReturn,
     ParticipantDraft,
     Participants,
 )
@@ -25,8 +31,17 @@ from finflow.settlement.audits import (
     AuditTransaction,
     AuditView,
 )
+from finflow.settlement.inbox import MessageView
+from finflow.settlement.reconciliation_reads import (
+    BreakView,
+    NostroReport,
+    NostroView,
+    ReconciliationView,
+    RuleCount,
+)
 from finflow.settlement.views import (
     CycleView,
+    MirrorView,
     NetPositionView,
     OrderView,
     ParticipantAccounts,
@@ -63,7 +78,20 @@ _NEW: Final[Any] = {
     "end_to_end_id": "INV-2026-0001",
 }  # fmt: skip
 
-SETTLEMENT_PARAMETERS: Final[dict[str, Any]] = {"order_id": _ORDER, "cycle_id": _CYCLE}
+_NOSTRO: Final = NostroView(_LEDGER, "BETA", "SGD", "0011042388", "treasury", _AT)
+XML_EXAMPLE: Final = """<?xml version="1.0" encoding="UTF-8"?>
+<Document xmlns="urn:iso:std:iso:20022:tech:xsd:pacs.008.001.08"><FIToFICstmrCdtTrf>
+<GrpHdr><MsgId>ALFA-2026-0001</MsgId><CreDtTm>2026-11-23T01:00:00Z</CreDtTm><NbOfTxs>1</NbOfTxs>
+<IntrBkSttlmDt>2026-11-23</IntrBkSttlmDt><SttlmInf><SttlmMtd>CLRG</SttlmMtd></SttlmInf></GrpHdr>
+<CdtTrfTxInf><PmtId><EndToEndId>INV-2026-0001</EndToEndId>
+<UETR>8a562c67-ca16-48ba-b074-65581be6f011</UETR></PmtId>
+<IntrBkSttlmAmt Ccy="SGD">12.50</IntrBkSttlmAmt><ChrgBr>SLEV</ChrgBr>
+<Dbtr><Nm>Alice</Nm></Dbtr><DbtrAgt><FinInstnId><Nm>ALFA</Nm></FinInstnId></DbtrAgt>
+<CdtrAgt><FinInstnId><Nm>BETA</Nm></FinInstnId></CdtrAgt><Cdtr><Nm>Bob</Nm></Cdtr>
+</CdtTrfTxInf></FIToFICstmrCdtTrf></Document>
+"""
+
+SETTLEMENT_PARAMETERS: Final[dict[str, Any]] = {"order_id": _ORDER, "cycle_id": _CYCLE, "sender": "ALFA"}
 
 SETTLEMENT_VALUES: Final[tuple[msgspec.Struct, ...]] = (
     ParticipantDraft(_LEDGER, "ALFA", "member", ["SGD"], settlement_limit="50000"),
@@ -91,6 +119,32 @@ SETTLEMENT_VALUES: Final[tuple[msgspec.Struct, ...]] = (
         ),
         [],
         None,
+        [],
+    ),
+    MessageView(_LEDGER, "pacs.008", "ALFA", "ALFA-2026-0001", _DIGEST, 1, 1, 0, 0, 0, []),
+    NostroDraft(_LEDGER, "BETA", "SGD", "0011042388", "treasury"),
+    _NOSTRO,
+    Nostros([_NOSTRO]),
+    ReconciliationView(
+        _LEDGER, _CUT_OFF, 3, 3, 1, 0.75, 28_800.0, 1,
+        [
+            NostroReport(
+                "BETA", "SGD", "0011042388", "treasury", 3, 3, 1, 0.75, 28_800.0, 1, [RuleCount("uetr", 3)]
+            )
+        ],
+        [
+            BreakView(
+                "missing", "BETA", "SGD", "0011042388", "treasury", "12.50", _AT, 28_800.0,
+                date(2026, 11, 23), _ORDER, None, "INV-2026-0001", None,
+            )
+        ],
+        None,
+    ),
+    OrderReturn("AC04 the account is closed"),
+    CycleEnd("the rail does not answer"),
+    CutOffDraft(_LEDGER, "SGD", "16:30:00", "Asia/Singapore", "SG", 0),
+    Mirrors(
+        [MirrorView(_LEDGER, ids.mint("led", _MICROS, 2, 0), "SGD", "-12.50", "12.50", "0.00", True)]
     ),
     _CYCLE_VIEW,
     CyclePage([_CYCLE_VIEW], None),

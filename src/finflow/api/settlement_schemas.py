@@ -1,13 +1,16 @@
 """What travels about settlement that is the interface's own; the room's views are the rest."""
 
+import datetime as dt
 from typing import Annotated, Literal
 
 import msgspec
 
 from finflow.api.schemas import PageQuery
+from finflow.settlement.calendars import CutOff
 from finflow.settlement.orders import Creditor, OrderDraft
+from finflow.settlement.reconciliation_reads import NostroView
 from finflow.settlement.register import NewParticipant
-from finflow.settlement.views import CycleView, OrderView, ParticipantView
+from finflow.settlement.views import CycleView, MirrorView, OrderView, ParticipantView
 
 MAX_CURRENCIES = 32
 
@@ -114,6 +117,74 @@ class OrdersQuery(PageQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     ledger_id: str
     cycle_id: str | None = None
+
+
+class LedgerQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    ledger_id: str
+
+
+class MessageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose message it is, and the rail for payments whose creditors no participant is the bank of."""
+
+    ledger_id: str
+    sender: Name
+    rail: Name | None = None
+
+
+class ReconciliationQuery(PageQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A ledger's reconciliation; `limit` and `cursor` are those of its breaks."""
+
+    ledger_id: str
+
+
+class NostroDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An account of ours at the bank of a participant: its number there, and who looks after its breaks."""
+
+    ledger_id: str
+    participant: Name
+    currency: Place
+    account: Annotated[str, msgspec.Meta(min_length=1, max_length=35)]
+    owner: Name
+
+
+class Nostros(msgspec.Struct, frozen=True):
+    """All accounts of a ledger at other banks."""
+
+    items: list[NostroView]
+
+
+class Mirrors(msgspec.Struct, frozen=True):
+    """A ledger's accounts for other ledgers, compared with theirs for it."""
+
+    items: list[MirrorView]
+
+
+class OrderReturn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why an order comes back."""
+
+    reason: Name
+
+
+class CycleEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Why a cycle is given up."""
+
+    reason: Name
+
+
+class CutOffDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Until when a currency settles on the same day: a wall-clock time like "16:30:00" in a zone, on the
+    business days of a calendar, so many business days later."""
+
+    ledger_id: str
+    currency: Place
+    time: Annotated[str, msgspec.Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$")]
+    zone: Place
+    calendar: Place
+    lag_days: Annotated[int, msgspec.Meta(ge=0, le=30)] = 0
+
+    def cut_off(self) -> CutOff:
+        time = dt.time.fromisoformat(self.time)
+        return CutOff(self.currency, time, self.zone, self.calendar, self.lag_days)
 
 
 class CycleStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -89,7 +89,8 @@ class Beside:
     async def judge(self) -> Judgement:
         """What it said last; ERROR where it has not answered for a minute."""
         if self._asking is not None and self._asking.done():
-            self._last, self._heard_s, self._asking = self._asking.result(), monotonic(), None
+            answered, self._asking = self._asking, None
+            self._last, self._heard_s = answered.result(), monotonic()
         if self._asking is None and (self._last is None or monotonic() - self._asked_s >= _WATCH_EVERY_S):
             self._asked_s = monotonic()
             self._asking = asyncio.create_task(self._check.judge())

@@ -12,6 +12,7 @@ import msgspec
 from finflow.cli import echo_json, listing, screens
 from finflow.cli.connect import ask
 from finflow.cli.options import api_options, json_option, limit_option
+from finflow.cli.settlement_messages import reconcile, send
 from finflow.kernel.errors import EXIT_DONE, EXIT_NO, FinFlowError
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ _cycle = click.argument("cycle_id", metavar="CYCLE")
 @click.group
 def settlement() -> None:
     """Follow settlement cycles; check payment messages, net obligations, ask for value dates."""
+
+
+settlement.add_command(send)
+settlement.add_command(reconcile)
 
 
 @settlement.command
@@ -203,7 +208,7 @@ def report(cycle_id: str, **where: Any) -> int:
 @click.argument("order_id", metavar="ORDER")
 @api_options
 def audit(order_id: str, **where: Any) -> int:
-    """Show everything about one order: transactions, entries, cycle, messages, returns."""
+    """Show everything about one order: transactions, cycle, messages, returns, reconciliation."""
     ask(where, lambda api: api.settlement.audit(order_id), _audit)
     return EXIT_DONE
 
@@ -271,6 +276,9 @@ def _audit(found: "Audit") -> str:
     if found.messages:
         sent = [(each.direction, each.kind, each.message_id, each.at, each.digest) for each in found.messages]
         parts.append(screens.table(("MESSAGE", "KIND", "ID", "AT", "SHA-256"), sent))
+    for each in found.movements:
+        seen = f"found in {each.line_id} by {each.rule}" if each.line_id and each.rule else each.rule
+        parts.append(f"{each.direction} {each.amount} on {each.account}: {seen or each.break_kind}")
     if found.returned:
         parts.append(f"It comes back, says {found.returned.source}: {found.returned.reason}")
     return "\n\n".join(parts)

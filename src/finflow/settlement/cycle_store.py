@@ -106,8 +106,16 @@ _ADD_MESSAGE: Final = """
 insert into settlement_messages (ledger_no, direction, kind, sender, message_id, digest, at, body)
 values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing returning message_no
 """
+_ADD_REFERENCE: Final = """
+insert into settlement_references (ledger_no, cycle_no, attempt, participant_no, message_no)
+values ($1, $2, $3, $4, $5) on conflict do nothing
+"""
+_ADD_RETURN_MESSAGES: Final = """
+insert into settlement_return_messages (ledger_no, order_no, message_no)
+select $1, order_no, $3 from unnest($2::bigint[]) as r (order_no) on conflict do nothing
+"""
 _MESSAGE: Final = """
-select digest from settlement_messages
+select digest, message_no from settlement_messages
  where ledger_no = $1 and sender = $2 and kind = $3 and message_id = $4
 """
 
@@ -338,6 +346,26 @@ async def add_message(connection: Connection, ledger_no: int, message: KeptMessa
         message.digest, to_datetime(at), message.body,
     )  # fmt: skip
     return number
+
+
+async def add_reference(connection: Connection, key: tuple[int, int, int, int], message_no: int) -> None:
+    """Keep that a message speaks of a submission."""
+    await connection.execute(_ADD_REFERENCE, *key, message_no)
+
+
+async def add_return_messages(
+    connection: Connection, ledger_no: int, order_nos: Sequence[int], message_no: int
+) -> None:
+    """Keep which message brought orders back; the first one stays."""
+    await connection.execute(_ADD_RETURN_MESSAGES, ledger_no, order_nos, message_no)
+
+
+async def find_message(
+    connection: Connection, ledger_no: int, sender: str, kind: str, message_id: str
+) -> tuple[int, bytes] | None:
+    """Number and digest of a message that is kept under this name."""
+    row = await connection.fetchrow(_MESSAGE, ledger_no, sender, kind, message_id)
+    return None if row is None else (row["message_no"], row["digest"])
 
 
 async def find_digest(

@@ -44,7 +44,10 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A movement that a bank has reported, in the same signs; `since` is when the report came in."""
+    """A movement that a bank has reported, in the same signs; `since` is when the report came in.
+
+    `booking` is the bank's own reference of it, the same in every report.
+    """
 
     id: str
     account: str
@@ -57,6 +60,7 @@ class Line(msgspec.Struct, frozen=True):
     instruction_id: str | None = None
     batch: str | None = None
     text: str = ""
+    booking: str | None = None
 
 
 class Match(msgspec.Struct, frozen=True):
@@ -115,17 +119,23 @@ class _Pool:
             del self.expected[each.id]
 
 
-def reconcile(expected: Sequence[Expected], lines: Sequence[Line], now: dt.datetime) -> Reconciliation:
-    """Everything matched that can be, and the rest as breaks. Ids must be unique on each side."""
+def reconcile(
+    expected: Sequence[Expected], lines: Sequence[Line], now: dt.datetime, uetr_only: bool = False
+) -> Reconciliation:
+    """Everything matched that can be, and the rest as breaks. Ids must be unique on each side.
+
+    `uetr_only` is for a part of what is open: under the other rules, a second candidate may be in the rest.
+    """
     pool = _Pool(expected, lines)
     assert len(pool.expected) == len(expected), "two expected movements have one id"
     assert len(pool.lines) == len(lines), "two lines have one id"
     _pair(pool, "uetr", lambda each: _known(each.uetr))
-    _pair(pool, "end_to_end", lambda each: _known(each.end_to_end_id))
-    _pair(pool, "instruction", lambda each: _known(each.instruction_id))
-    _pair_batches(pool)
-    _pair_by_text(pool)
-    _pair_by_day(pool)
+    if not uetr_only:
+        _pair(pool, "end_to_end", lambda each: _known(each.end_to_end_id))
+        _pair(pool, "instruction", lambda each: _known(each.instruction_id))
+        _pair_batches(pool)
+        _pair_by_text(pool)
+        _pair_by_day(pool)
     breaks = sorted(_breaks(pool, now), key=lambda each: -each.age_s)
     within = sum(len(each.expected_ids) for each in pool.matches if each.latency_s <= PROMISE_S)
     return Reconciliation(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 from finflow.ledger.store import Connection
 from finflow.settlement.order_store import HERE, THERE
@@ -57,6 +58,11 @@ _PAGE_OF_CYCLE: Final = (
 )
 
 
+_KEYS: Final = """
+select uetr::text as uetr, key from settlement_orders where ledger_no = $1 and uetr = any($2::uuid[])
+"""
+
+
 class OrderRow(NamedTuple):
     """An order for people: its row with names, its status, and the transactions that it became."""
 
@@ -68,6 +74,12 @@ async def read_order_rows(connection: Connection, ledger_no: int, order_nos: Seq
     """Orders by number, with what became of them."""
     rows = await connection.fetch(_BY_NUMBER, ledger_no, order_nos)
     return [OrderRow(row, row["status"]) for row in rows]
+
+
+async def read_keys_by_uetr(connection: Connection, ledger_no: int, uetrs: Sequence[str]) -> dict[str, str]:
+    """The keys of orders by their UETRs, of those that are known."""
+    rows = await connection.fetch(_KEYS, ledger_no, [UUID(each) for each in uetrs])
+    return {row["uetr"]: row["key"] for row in rows}
 
 
 async def read_order_page(

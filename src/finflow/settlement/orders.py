@@ -127,6 +127,11 @@ def order_key(ledger_no: int, order_no: int) -> str:
     return f"§order:{ledger_no}.{order_no}"
 
 
+def message_key(message_no: int) -> str:
+    """What the keys of a message's orders begin with: the part and the place in it follow."""
+    return f"§msg:{message_no}:"
+
+
 def position_key(ledger_no: int, cycle_no: int, attempt: int) -> str:
     """The key of the transaction that settles a cycle's net positions, of one submission."""
     return f"§cycle:{ledger_no}.{cycle_no}:position:{attempt}"

@@ -68,14 +68,14 @@ class Answer(NamedTuple):
 class Heard(NamedTuple):
     """A message from a rail: its kind, its id, which messages of ours it names, and what it says.
 
-    `returned` are payments that come back, by UETR: minor units, currency, and why.
+    `returned` are payments that come back, by UETR: minor units, currency, why, and the day of the money.
     """
 
     kind: str
     message_id: str
     named: list[str]
     answers: list[Answer]
-    returned: dict[str, tuple[int, str, str]]
+    returned: dict[str, tuple[int, str, str, dt.date | None]]
 
 
 def message_id(ledger_no: int, cycle_no: int, participant_no: int, attempt: int) -> str:
@@ -159,7 +159,13 @@ def hear(data: bytes) -> Heard:
         transfers = [each for each in units if isinstance(each, ReturnedTransfer)]
         groups = [each.original_group or body.original_group for each in transfers]
         named = sorted({each.message_id for each in groups if each is not None})
-        return Heard(opened.name[:8], body.header.message_id, named, [], dict(_returned(transfers)))
+        return Heard(
+            opened.name[:8],
+            body.header.message_id,
+            named,
+            [],
+            dict(_returned(transfers, body.header.settlement_date)),
+        )
     raise FinFlowError("message_unsupported", f"a rail answers with pacs.002 or pacs.004, not {opened.name}")
 
 
@@ -199,8 +205,11 @@ def _reason(reasons: Sequence[StatusReason]) -> str:
     return " ".join(word for word in words if word) or "no reason given"
 
 
-def _returned(transfers: Sequence[ReturnedTransfer]) -> Iterator[tuple[str, tuple[int, str, str]]]:
+def _returned(
+    transfers: Sequence[ReturnedTransfer], day: dt.date | None
+) -> Iterator[tuple[str, tuple[int, str, str, dt.date | None]]]:
     for each in transfers:
         if each.uetr is None:
             raise FinFlowError("answer_malformed", "a returned payment has no UETR", "OrgnlUETR")
-        yield each.uetr, (each.amount.minor, each.amount.currency, _reason(each.reasons))
+        amount = each.amount
+        yield each.uetr, (amount.minor, amount.currency, _reason(each.reasons), each.settlement_date or day)

@@ -64,7 +64,14 @@ def _entry_lines(
             instruction_id=references.instruction_id,
             batch=references.payment_information_id or references.message_id,
             text=_text(entry, payment),
+            booking=_booking(entry, references, place),
         )
+
+
+def _booking(entry: Entry, references: References, place: int) -> str | None:
+    """The bank's own name of a movement: its reference of the payment or the entry, and the place there."""
+    reference = references.servicer_reference or entry.servicer_reference
+    return None if reference is None else f"{reference}/{place}"
 
 
 def _signed_amounts(entry: Entry, payments: list[EntryTransaction]) -> list[int] | None:

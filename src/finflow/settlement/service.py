@@ -5,7 +5,8 @@ worker (worker.py); whatever a caller can hurry here, the worker would do by its
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import available_timezones
 
 from finflow.db.gathering import Gathering
 from finflow.db.pool import acquired
@@ -20,6 +21,8 @@ from finflow.settlement import (
     mirrors,
     order_reads,
     participant_store,
+    reconciliation_reads,
+    reconciliation_store,
     views,
     work_store,
 )
@@ -28,9 +31,17 @@ from finflow.settlement.audits import AuditView, show_audit
 from finflow.settlement.books import EveryLedger, Ledgers
 from finflow.settlement.calendars import CutOff, business_days
 from finflow.settlement.cycle_store import CycleRow
+from finflow.settlement.inbox import Inbox, MessageView, Spooled
 from finflow.settlement.netting import faults_against
 from finflow.settlement.orders import OrderDraft, cycle_id, order_id
 from finflow.settlement.ports import Rail
+from finflow.settlement.reconciliation import Reconciler
+from finflow.settlement.reconciliation_reads import (
+    NostroView,
+    ReconciliationView,
+    show_nostro,
+    show_reconciliation,
+)
 from finflow.settlement.register import NewParticipant, Register
 from finflow.settlement.returns import Returns
 from finflow.settlement.steps import Steps
@@ -65,8 +76,10 @@ class SettlementService:
         self.clock = clock
         self.ledgers = ledgers = EveryLedger(ledger)
         self.acceptance = Acceptance(pool, ledgers, clock, reached, lease_s)
-        self.submitter = Submitter(pool, rails or {}, clock, reached)
-        self.steps = Steps(pool, self.acceptance, self.submitter, ledgers, clock, reached)
+        self.reconciler = Reconciler(pool, clock, reached)
+        self.submitter = Submitter(pool, rails or {}, clock, self.reconciler, reached)
+        self.steps = Steps(pool, self.acceptance, self.submitter, self.reconciler, ledgers, clock, reached)
+        self.inbox = Inbox(pool, self.acceptance, self.submitter, self.reconciler, clock, reached)
         self.returns = Returns(pool, self.acceptance, ledgers, clock)
         self.audits = Gathering(self._read_audits, AUDITS_AT_ONCE)
 
@@ -112,9 +125,11 @@ class Settlement:
     async def set_cut_off(self, ledger_id: str, cut_off: CutOff) -> None:
         """Keep a cut-off of this ledger's own; the first one of a currency replaces FinFlow's.
 
-        Raises calendar_unknown. Cycles that are open keep theirs.
+        Raises calendar_unknown, zone_unknown. Cycles that are open keep theirs.
         """
         business_days(cut_off.calendar)
+        if cut_off.zone not in available_timezones():
+            raise FinFlowError("zone_unknown", f"{cut_off.zone[:40]!r}", "zone")
         ledger_no = await self._ledger_no(ledger_id)
         async with acquired(self._room.pool) as connection:
             await participant_store.add_cut_off(connection, ledger_no, cut_off)
@@ -234,6 +249,52 @@ class Settlement:
             views.show_mirror(each, ledger_id, await self._room.acceptance.ledger_id(each.peer_ledger_no))
             for each in found
         ]
+
+    # --- messages and reconciliation ---
+
+    async def check_ledger(self, ledger_id: str) -> None:
+        """Raises ledger_unknown."""
+        await self._ledger_no(ledger_id)
+
+    async def take_message(
+        self, ledger_id: str, sender: str, rail: str | None, content: Spooled
+    ) -> MessageView:
+        """Take an ISO 20022 message; see Inbox.take."""
+        ledger_no = await self._ledger_no(ledger_id)
+        return await self._room.inbox.take(ledger_id, ledger_no, sender, rail, content)
+
+    async def add_nostro(
+        self, ledger_id: str, participant: str, currency: str, account: str, owner: str
+    ) -> NostroView:
+        """Register an account of ours at another bank. Raises participant_unknown, nostro_conflict."""
+        ledger_no = await self._ledger_no(ledger_id)
+        known = await self._room.acceptance.participants(ledger_no, {participant})
+        if participant not in known:
+            raise FinFlowError("participant_unknown", f"{participant[:40]!r}", "participant")
+        found = await self._room.reconciler.add_nostro(
+            ledger_no, known[participant], currency, account, owner
+        )
+        return show_nostro(found, ledger_id)
+
+    async def nostros(self, ledger_id: str) -> list[NostroView]:
+        """All nostros of a ledger, in the order of their registration."""
+        found = await self._room.reconciler.nostros(await self._ledger_no(ledger_id))
+        return [show_nostro(each, ledger_id) for each in found]
+
+    async def reconciliation(self, ledger_id: str, span: Span) -> tuple[ReconciliationView, Page[Any]]:
+        """How a ledger's nostros stand, and a page of breaks in the order in which they came."""
+        ledger_no, now = await self._ledger_no(ledger_id), self._room.clock()
+        async with (
+            acquired(self._room.pool) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            nostros = await reconciliation_store.read_nostros(connection, ledger_no)
+            reports = await reconciliation_reads.read_reports(connection, ledger_no, nostros, now)
+            breaks = await reconciliation_reads.read_breaks(
+                connection, ledger_no, nostros, now, span.after or 0, span.limit + 1
+            )
+        page = Page.of([each for _, each in breaks], span, [number for number, _ in breaks])
+        return show_reconciliation(ledger_id, now, reports, page.items), page
 
     # --- where things are ---
 

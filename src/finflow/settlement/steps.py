@@ -20,6 +20,7 @@ from finflow.settlement.database import transaction
 from finflow.settlement.finality import Finality
 from finflow.settlement.model import MAX_SUBMISSIONS, Action, Step
 from finflow.settlement.netting import NettingReport, Obligation, net, totals_of
+from finflow.settlement.reconciliation import Reconciler
 from finflow.settlement.submission import LEDGER, Submitter
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Steps:
         pool: "asyncpg.Pool[asyncpg.Record]",
         acceptance: Acceptance,
         submitter: Submitter,
+        reconciler: Reconciler,
         ledgers: Books,
         clock: Clock,
         reached: Callable[[str], None] = lambda _: None,
@@ -53,6 +55,7 @@ class Steps:
         self._reached = reached
         self._finality = Finality(pool, acceptance, ledgers, clock, reached)
         self._submitter = submitter
+        self._reconciler = reconciler
         self._next: dict[model.State, Callable[[CycleRow], Awaitable[Due]]] = {
             "open": self._close,
             "closed": self._net,
@@ -231,6 +234,7 @@ class Steps:
         await self._finality.post_orders(row)
         self._reached("peers posted")
         await self._return_untaken(row)
+        await self._reconciler.expect(row)
         return await self._take(row, "settle", row.cycle.evidence_of("net") or "", row.cycle.submissions)
 
     async def _return_untaken(self, row: CycleRow) -> None:

@@ -7,7 +7,7 @@ for each submission, so that answers which come twice, late or in another order 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from finflow.db.pool import acquired
 from finflow.kernel.clock import Clock, to_datetime
@@ -17,6 +17,7 @@ from finflow.settlement.cycle_store import CycleRow, KeptMessage, Submission
 from finflow.settlement.database import transaction
 from finflow.settlement.ports import Incoming, Rail
 from finflow.settlement.rail_messages import Answer, Heard
+from finflow.settlement.reconciliation import Reconciler
 
 if TYPE_CHECKING:
     import asyncpg
@@ -39,9 +40,11 @@ class Submitter:
         pool: "asyncpg.Pool[asyncpg.Record]",
         rails: Mapping[str, Rail],
         clock: Clock,
+        reconciler: Reconciler,
         reached: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._pool = pool
+        self._reconciler = reconciler
         self._rails = rails
         self._clock = clock
         self._reached = reached
@@ -123,60 +126,84 @@ class Submitter:
         await rail.acknowledge(message.name, taken=True)
         return True
 
-    async def take(self, rail: str, data: bytes) -> Heard:
-        """Keep what a message says. A repetition changes nothing.
+    async def take(self, rail: str, data: bytes, ledger_no: int | None = None) -> Heard:
+        """Keep what a message says; with `ledger_no`, of that ledger alone. A repetition changes nothing.
 
         Raises the reader's codes, message_duplicate for other content under a known name, answer_malformed.
         """
-        heard = rail_messages.hear(data)
+        heard = await asyncio.to_thread(rail_messages.hear, data)
         ledger_nos = {rail_messages.ledger_of(each) for each in heard.named}
         if len(ledger_nos) != 1 or None in ledger_nos:
             raise FinFlowError("answer_malformed", "it names no message of ours, or those of several ledgers")
-        ledger_no = ledger_nos.pop() or 0
-        digest = duplicates.digest(data)
-        message = KeptMessage("in", heard.kind, rail, heard.message_id, digest, data)
+        named = ledger_nos.pop() or 0
+        if ledger_no not in (None, named):
+            raise FinFlowError("answer_malformed", "it names no message of this ledger")
+        message = KeptMessage("in", heard.kind, rail, heard.message_id, duplicates.digest(data), data)
         now = self._clock()
         async with transaction(self._pool) as connection:
-            for answer in heard.answers:
-                await self._keep(connection, ledger_no, rail, answer, now)
-            if heard.returned:
-                await self._keep_returns(connection, ledger_no, rail, heard, now)
-            if await cycle_store.add_message(connection, ledger_no, message, now) is None:
-                before = await cycle_store.find_digest(
-                    connection, ledger_no, rail, heard.kind, heard.message_id
-                )
-                if before != digest:
+            message_no = await cycle_store.add_message(connection, named, message, now)
+            if message_no is None:
+                before = await cycle_store.find_digest(connection, named, rail, heard.kind, heard.message_id)
+                if before != message.digest:
                     raise FinFlowError("message_duplicate", f"{heard.message_id!r} of {rail!r}")
+                return heard
+            source = _Source(named, rail, heard.message_id, message_no, now)
+            for answer in heard.answers:
+                await self._keep(connection, source, answer)
+            if heard.returned:
+                await self._keep_returns(connection, source, heard)
         return heard
 
-    async def _keep(
-        self, connection: "Connection", ledger_no: int, rail: str, answer: Answer, now: int
-    ) -> None:
-        key = await cycle_store.find_submission(connection, ledger_no, answer.message_id, rail)
-        if key is None:
-            raise FinFlowError("answer_malformed", f"{rail!r} was sent no {answer.message_id!r}")
+    async def _keep(self, connection: "Connection", source: "_Source", answer: Answer) -> None:
+        ledger_no, now = source.ledger_no, source.at
+        key = await self._submission(connection, source, answer.message_id)
         if answer.refused:
             found = await order_store.find_by_uetr(connection, ledger_no, list(answer.refused), key[3])
             if found.keys() != answer.refused.keys():
                 raise FinFlowError("answer_malformed", "it refuses payments that it was not sent")
             reasons = {found[uetr].order_no: reason for uetr, reason in answer.refused.items()}
-            await cycle_store.add_returns(connection, ledger_no, reasons, rail, now)
+            await self._bring_back(connection, source, reasons)
+            await self._reconciler.withdraw(connection, ledger_no, sorted(reasons), source.message_id, now)
         if answer.verdict is not None:
             await cycle_store.add_answer(connection, key, answer.verdict, answer.detail, now)
             await work_store.hurry(connection, (ledger_no, "cycle", key[1]), now)
 
-    async def _keep_returns(
-        self, connection: "Connection", ledger_no: int, rail: str, heard: Heard, now: int
-    ) -> None:
-        key = None
-        for message_id in heard.named:
-            key = await cycle_store.find_submission(connection, ledger_no, message_id, rail)
+    async def _submission(
+        self, connection: "Connection", source: "_Source", message_id: str
+    ) -> tuple[int, int, int, int]:
+        """The submission that a message speaks of; that it does is kept."""
+        key = await cycle_store.find_submission(connection, source.ledger_no, message_id, source.rail)
         if key is None:
-            raise FinFlowError("answer_malformed", f"{rail!r} returns what it was not sent")
-        found = await order_store.find_by_uetr(connection, ledger_no, list(heard.returned), key[3])
-        for uetr, (minor, currency, _) in heard.returned.items():
+            raise FinFlowError("answer_malformed", f"{source.rail!r} was sent no {message_id!r}")
+        await cycle_store.add_reference(connection, key, source.message_no)
+        return key
+
+    async def _bring_back(self, connection: "Connection", source: "_Source", reasons: dict[int, str]) -> None:
+        ledger_no = source.ledger_no
+        await cycle_store.add_returns(connection, ledger_no, reasons, source.rail, source.at)
+        await cycle_store.add_return_messages(connection, ledger_no, sorted(reasons), source.message_no)
+
+    async def _keep_returns(self, connection: "Connection", source: "_Source", heard: Heard) -> None:
+        ledger_no, payee_no = source.ledger_no, 0
+        for message_id in heard.named:
+            payee_no = (await self._submission(connection, source, message_id))[3]
+        found = await order_store.find_by_uetr(connection, ledger_no, list(heard.returned), payee_no)
+        for uetr, (minor, currency, _, _) in heard.returned.items():
             order = found.get(uetr)
             if order is None or (order.amount_minor, order.currency) != (minor, currency):
                 raise FinFlowError("answer_malformed", f"{uetr} was not sent so: a part is not returned")
-        reasons = {found[uetr].order_no: reason for uetr, (_, _, reason) in heard.returned.items()}
-        await cycle_store.add_returns(connection, ledger_no, reasons, rail, now)
+        returned = {found[uetr].order_no: each for uetr, each in heard.returned.items()}
+        reasons = {number: reason for number, (_, _, reason, _) in returned.items()}
+        await self._bring_back(connection, source, reasons)
+        days = {number: day for number, (_, _, _, day) in returned.items()}
+        await self._reconciler.expect_back(connection, ledger_no, days, heard.message_id, source.at)
+
+
+class _Source(NamedTuple):
+    """Which message of which rail says something of a ledger, and when it was taken."""
+
+    ledger_no: int
+    rail: str
+    message_id: str
+    message_no: int
+    at: int

@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger.store import Connection
 
-WorkKind = Literal["batch", "cycle", "return"]
+WorkKind = Literal["batch", "cycle", "return", "reconcile"]
 
 _ADD: Final = """
 insert into settlement_work (ledger_no, kind, number, due_at, lease_until, claimed_by)
@@ -25,7 +25,7 @@ update settlement_work w
            and ($5::integer is null or ledger_no = $5) and ($6::text is null or (kind, number) = ($6, $7))
          order by due_at limit $4 for update skip locked) free
  where (w.ledger_no, w.kind, w.number) = (free.ledger_no, free.kind, free.number)
-returning w.ledger_no, w.kind, w.number, w.failures
+returning w.ledger_no, w.kind, w.number, w.failures, w.asked
 """
 _RENEW: Final = """
 update settlement_work set lease_until = clock_timestamp() + make_interval(secs => $4)
@@ -40,19 +40,32 @@ _HURRY: Final = """
 update settlement_work set due_at = least(due_at, $4), failures = 0
  where ledger_no = $1 and kind = $2 and number = $3
 """
+# For work that is the same each time: whoever is at it now will see that it was asked for again.
+_ASK: Final = """
+insert into settlement_work as w (ledger_no, kind, number, due_at)
+select $1, $2, number, $4 from unnest($3::bigint[]) as given (number) order by number
+on conflict (ledger_no, kind, number) do update
+   set due_at = least(w.due_at, excluded.due_at), failures = 0, asked = w.asked + 1
+"""
 _READ: Final = """
 select due_at, failures, last_error from settlement_work where ledger_no = $1 and kind = $2 and number = $3
 """
-_DONE: Final = "delete from settlement_work where ledger_no = $1 and kind = $2 and number = $3"
+_DONE: Final = """
+delete from settlement_work where ledger_no = $1 and kind = $2 and number = $3 and asked = $4
+"""
 
 
 class Work(NamedTuple):
-    """One thing to do: of which ledger, what, its number, and how often in a row it has failed."""
+    """One thing to do: of which ledger, what, its number, and how often in a row it has failed.
+
+    `asked` counts how often it was asked for again since it came.
+    """
 
     ledger_no: int
     kind: WorkKind
     number: int
     failures: int = 0
+    asked: int = 0
 
     @property
     def key(self) -> tuple[int, WorkKind, int]:
@@ -82,7 +95,7 @@ async def claim(
     """Take what is due and not taken, for `lease_s`. Several may ask at once: nobody waits for a lock."""
     kind, number = only or (None, None)
     rows = await connection.fetch(_CLAIM, to_datetime(now), lease_s, worker, limit, ledger_no, kind, number)
-    return [Work(row["ledger_no"], row["kind"], row["number"], row["failures"]) for row in rows]
+    return [Work(*row) for row in rows]
 
 
 async def renew(connection: Connection, work: Work, lease_s: float, worker: str) -> None:
@@ -104,8 +117,17 @@ async def hurry(connection: Connection, key: tuple[int, WorkKind, int], now: int
     return tag != "UPDATE 0"
 
 
-async def finish(connection: Connection, key: tuple[int, WorkKind, int]) -> None:
-    await connection.execute(_DONE, *key)
+async def ask(
+    connection: Connection, ledger_no: int, kind: WorkKind, numbers: Sequence[int], now: int
+) -> None:
+    """Have the same work done (again) now, whether or not somebody is at it."""
+    await connection.execute(_ASK, ledger_no, kind, list(numbers), to_datetime(now))
+
+
+async def finish(connection: Connection, key: tuple[int, WorkKind, int], asked: int = 0) -> bool:
+    """Work is done, unless it was asked for again meanwhile; whether it is."""
+    tag: str = await connection.execute(_DONE, *key, asked)
+    return tag != "DELETE 0"
 
 
 async def read(connection: Connection, key: tuple[int, WorkKind, int]) -> tuple[int, int, str | None] | None:

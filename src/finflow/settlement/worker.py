@@ -35,7 +35,7 @@ LONGEST_DELAY_US: Final = 60_000_000
 
 
 class Worker:
-    """Drives batches that were cut off, cycles and returns of all ledgers, or of one."""
+    """Drives batches that were cut off, cycles, returns and reconciliations of all ledgers, or of one."""
 
     def __init__(
         self,
@@ -98,9 +98,9 @@ class Worker:
             await self._put_back_failed(work, error)
             return
         async with acquired(self._room.pool) as connection:
-            if due is None:
-                await work_store.finish(connection, work.key)
-            else:
+            if due is None and not await work_store.finish(connection, work.key, work.asked):
+                due = self._room.clock()
+            if due is not None:
                 await work_store.put_back(connection, work, due, 0, None, self._name)
 
     async def _advance(self, work: Work) -> int | None:
@@ -116,6 +116,8 @@ class Worker:
             return await room.steps.advance(work.ledger_no, work.number)
         if work.kind == "return":
             return await room.returns.advance(work.ledger_no, work.number)
+        if work.kind == "reconcile":
+            return await room.reconciler.advance(work.ledger_no, work.number)
         await room.acceptance.resume(work.ledger_no, None, work.number)
         await room.acceptance.post_gross(work.ledger_no, work.number)
         return None

@@ -47,7 +47,7 @@ def summarise(file: BinaryIO) -> Summary:
     opened: Opened | None = None
     sums: dict[str, tuple[int, Decimal]] = {}
     transactions = kept = 0
-    for event in rules.checked(_events(file)):
+    for event in rules.checked(events_in(file)):
         if isinstance(event, Closed):
             kept += len(event.kept)
             continue
@@ -70,7 +70,8 @@ def summarise(file: BinaryIO) -> Summary:
     )
 
 
-def _events(file: BinaryIO) -> Iterator[Event]:
+def events_in(file: BinaryIO) -> Iterator[Event]:
+    """The events of a message in a file, in an envelope or not. Raises what reading raises."""
     first = file.read(_PROBE_BYTES)
     head = first.removeprefix(b"\xef\xbb\xbf")
     if head[xml.body_start(head) :].lstrip().startswith(b"<Document"):
