@@ -26,7 +26,7 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --g
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/run.stamp ## Replay a real bank's history over HTTP, check every balance, stay up until Ctrl-C
+demo: $(VENV)/run.stamp ## Move a bank to a new release under live traffic, stay up until Ctrl-C
 	@$(BIN)/finflow demo
 
 test: $(VENV)/dev.stamp ## Run the unit, integration, migration and house tests
