@@ -219,7 +219,7 @@ _ENTRIES = (
     Kind("shadow_behind", 503, "The shadow has not caught up with the live books.", "Wait until `finflow rollout shadow report` shows no lag, then try again.", EXIT_UNREACHABLE, True),
     Kind("shadow_report_malformed", 500, "The shadow's report or one of its cases cannot be read.", "Stop the shadow and start it again; its cases are in the clone."),
     Kind("case_unknown", 404, "No such case.", "`finflow rollout shadow report --cases` lists them."),
-    Kind("allowance_malformed", 400, "The allow-list says something that it cannot mean.", "Each allowance has a name, a reason, the places it covers, and the last day it is good for (expires_on)."),
+    Kind("allowance_malformed", 400, "The allow-list says something that it cannot mean.", "Each allowance has a name, a reason, the places it covers, and the last day it is good for (expires_on).", EXIT_USAGE),
     Kind("clone_failed", 503, "The database could not be cloned.", "The line above says why; a clone needs about as much disk as the database, and a server that others use is cloned from a backup or from a template database.", EXIT_UNREACHABLE),
     Kind("repair_plan_malformed", 400, "The file is not a repair plan as it was written.", "Make it again with `finflow rollout repair plan`; a plan is not edited by hand.", EXIT_USAGE),
     Kind("reads_unreachable", 503, "A release to compare reads of does not answer.", "Check the three URLs.", EXIT_UNREACHABLE),
