@@ -58,8 +58,13 @@ class Customer(NamedTuple):
     session: aiohttp.ClientSession
 
 
-async def stretch(customers: list[Customer], seconds: float, rng: random.Random) -> dict[str, float]:
-    """Latency in milliseconds of posts and reads that start at a fixed rate, and how many failed."""
+async def stretch(
+    customers: list[Customer], seconds: float, rng: random.Random, rate_per_s: int = RATE_PER_S
+) -> dict[str, float]:
+    """Latency in milliseconds of posts and reads that start at a fixed rate, and how many failed.
+
+    Each customer posts, and reads, `rate_per_s` times a second.
+    """
     latencies: dict[str, list[float]] = {"post": [], "read": []}
     errors = 0
 
@@ -72,7 +77,7 @@ async def stretch(customers: list[Customer], seconds: float, rng: random.Random)
         latencies[kind].append((time.perf_counter() - due) * 1e3)
 
     start = time.perf_counter()
-    per_s = RATE_PER_S * len(customers) * 2
+    per_s = rate_per_s * len(customers) * 2
     async with asyncio.TaskGroup() as group:
         for number in range(int(per_s * seconds)):
             due = start + number / per_s

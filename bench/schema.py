@@ -32,6 +32,7 @@ import asyncpg
 from bench.ground import durable_database, quantile, report
 from finflow.db.change import SchemaChange
 from finflow.db.lint.service import lint
+from finflow.db.throttle import Pace
 
 SEED: Final = 5
 RATE: Final = 200
@@ -134,11 +135,12 @@ async def table(url: str, rows: int) -> "AsyncIterator[asyncpg.Connection[Any]]"
         await connection.close()
 
 
-async def start_backfill(url: str, folder: Path, share: float) -> asyncio.subprocess.Process:
+async def start_backfill(url: str, folder: Path, share: float, batch_ms: float) -> asyncio.subprocess.Process:
     """`finflow db backfill` as a person would run it."""
     environment = {**os.environ, "FINFLOW_DATABASE_URL": url, "FINFLOW_DATA": str(folder.parent / "data")}
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "finflow", "db", "backfill", "--folder", str(folder), "--share", str(share),
+        "--batch-ms", str(batch_ms),
         env=environment, stdout=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
 
@@ -176,7 +178,7 @@ class Turns:
         return await self.state() != "done"
 
 
-async def backfill(rows: int, share: float) -> dict[str, Any]:
+async def backfill(rows: int, share: float, batch_ms: float) -> dict[str, Any]:
     """Figures of one backfill under live load, killed once on the way."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "change"
@@ -190,7 +192,7 @@ async def backfill(rows: int, share: float) -> dict[str, Any]:
             live = Live(pool, rows)
             load = asyncio.create_task(live.run())
             turns = Turns(change, watcher, live)
-            figures = await _killed_and_resumed(url, folder, share, turns)
+            figures = await _killed_and_resumed(url, folder, share, batch_ms, turns)
             load.cancel()
             await asyncio.gather(load, return_exceptions=True)
             await asyncio.sleep(0.5)
@@ -213,9 +215,11 @@ async def backfill(rows: int, share: float) -> dict[str, Any]:
     }
 
 
-async def _killed_and_resumed(url: str, folder: Path, share: float, turns: Turns) -> dict[str, Any]:
+async def _killed_and_resumed(
+    url: str, folder: Path, share: float, batch_ms: float, turns: Turns
+) -> dict[str, Any]:
     await asyncio.sleep(3)
-    process = await start_backfill(url, folder, share)
+    process = await start_backfill(url, folder, share, batch_ms)
     while await turns.state() is None:  # noqa: ASYNC110 - it happens in another process
         await asyncio.sleep(0.05)
     kills = 0
@@ -227,10 +231,10 @@ async def _killed_and_resumed(url: str, folder: Path, share: float, turns: Turns
             os.kill(process.pid, signal.SIGKILL)
             await process.wait()
             kills += 1
-            process = await start_backfill(url, folder, share)
+            process = await start_backfill(url, folder, share, batch_ms)
             await asyncio.sleep(LEASE_S)
     assert await process.wait() == 0, "the backfill ended well"
-    return {"killed": kills, "work_share": share}
+    return {"killed": kills, "work_share": share, "batch_ms": batch_ms}
 
 
 def main() -> None:
@@ -238,11 +242,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", action="store_true", help="write bench/results/")
     parser.add_argument("--short", action="store_true", help="few rows: shows that it runs")
-    parser.add_argument("--share", type=float, default=0.25, help="the backfill's share of the time")
+    parser.add_argument("--share", type=float, default=Pace().share, help="the backfill's share of the time")
+    parser.add_argument("--batch-ms", type=float, default=Pace().batch_ms, help="how long its batches are")
     parser.add_argument("--rows", type=int, default=5_000_000)
     options = parser.parse_args()
     figures = lint_500(100 if options.short else 500)
-    figures |= asyncio.run(backfill(60_000 if options.short else options.rows, options.share))
+    figures |= asyncio.run(
+        backfill(60_000 if options.short else options.rows, options.share, options.batch_ms)
+    )
     report("schema", figures, seed=SEED, as_json=options.json, keep=options.keep)
 
 

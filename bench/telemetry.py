@@ -8,6 +8,7 @@ everything, and logs. Without wrk that part is left out, and the result says so.
 
 import argparse
 import asyncio
+import random
 import shutil
 import tempfile
 import timeit
@@ -17,6 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import aiohttp
 import prometheus_client
 import psutil
 import uvloop
@@ -25,6 +27,7 @@ from bench import tracing
 from bench.ground import OUT_OF_REACH, ledgers, median, report, token
 from bench.http import SCRIPT, WORKERS, write_load, wrk
 from bench.ledger import make_ledger
+from bench.noisy import Customer, stretch
 from finflow.api.asgi import HANDLERS
 from finflow.api.measured import Measured
 from finflow.stack.service import Stack, StackSettings, running
@@ -35,6 +38,8 @@ from finflow.telemetry.metrics import Registry
 
 SERIES = 10_000
 PROCESSES = 2
+# Posts a second, and as many reads, where latency is measured without a queue.
+PACED_PER_S = 150
 ROOT = Path(__file__).parents[1]
 
 
@@ -131,7 +136,11 @@ def _counted(folder: Path, number: int) -> Registry:
 
 
 async def http(rounds: int, seconds: int) -> dict[str, Any]:
-    """Posts to a stack that is watched and to one that is not, in turn."""
+    """Posts to a stack that is watched and to one that is not, in turn: as many as it takes, and at a rate.
+
+    At full speed a quantile of latency is a queue's length over the throughput, and says the same once more.
+    What watching adds to an answer shows where nobody queues: posts and reads at a fixed rate.
+    """
     async with AsyncExitStack() as stacks:
         folder = Path(stacks.enter_context(tempfile.TemporaryDirectory(prefix="finflow-bench-")))
         endpoint = await stacks.enter_async_context(_receiver())
@@ -140,6 +149,8 @@ async def http(rounds: int, seconds: int) -> dict[str, Any]:
             "off": ("bench.bare:application", {"PYTHONPATH": str(ROOT)}),
         }
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
+        paced: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
+        customers: dict[str, Customer] = {}
         posts: dict[str, Callable[[int, str], Any]] = {}
         for name, (target, environment) in variants.items():
             settings = StackSettings(
@@ -148,12 +159,37 @@ async def http(rounds: int, seconds: int) -> dict[str, Any]:
             )  # fmt: skip
             stack = await stacks.enter_async_context(running(settings))
             posts[name] = await _poster(stack, folder / f"{name}.accounts")
+            customers[name] = await stacks.enter_async_context(_customer(stack))
             await posts[name](max(2, seconds // 2), "warm")
+        rng = random.Random(1993)
         for number in range(rounds):
             # Which goes first changes, so that neither always follows the other.
             for name in sorted(variants, reverse=bool(number % 2)):
                 runs[name].append(await posts[name](seconds, f"run{number}"))
-    return _compared(runs)
+            for name in sorted(variants, reverse=bool(number % 2)):
+                paced[name].append(await stretch([customers[name]], seconds, rng, PACED_PER_S))
+    return _compared(runs) | _compared_paced(paced)
+
+
+@asynccontextmanager
+async def _customer(stack: Stack) -> AsyncIterator[Customer]:
+    async with ledgers(stack.database_url, 2) as (service, _):
+        tenant, ledger_id, accounts = await make_ledger(service, "paced")
+    headers = {"Authorization": f"Bearer {token(stack, tenant.tenant_id)}"}
+    async with aiohttp.ClientSession(stack.url, headers=headers) as session:
+        yield Customer(ledger_id, accounts, session)
+
+
+def _compared_paced(paced: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    pairs = list(zip(paced["on"], paced["off"], strict=True))
+    return {
+        "paced_per_s": 2 * PACED_PER_S,
+        "paced_on_p99_ms": median([run["p99_ms"] for run in paced["on"]]),
+        "paced_off_p99_ms": median([run["p99_ms"] for run in paced["off"]]),
+        "paced_p99_more_ms": median([on["p99_ms"] - off["p99_ms"] for on, off in pairs]),
+        "paced_p50_more_ms": median([on["p50_ms"] - off["p50_ms"] for on, off in pairs]),
+        "paced_errors": int(sum(run["errors"] for each in paced.values() for run in each)),
+    }
 
 
 async def _poster(stack: Stack, listing: Path) -> Callable[[int, str], Any]:

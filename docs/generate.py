@@ -5,10 +5,12 @@ written ones.
 """
 
 import ast
+import inspect
 import itertools
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,6 +19,7 @@ from finflow.cli import COMMANDS
 from finflow.db.lint.rules import RULES, SQUAWK_IN_CONTRACT, SQUAWK_LEVELS
 from finflow.kernel.errors import CATALOGUE, Kind
 from finflow.ledger.guards import PRECEDENCE
+from finflow.rollout.spec import schema as schema_of_rollouts
 from finflow.settings import SETTINGS
 from finflow.stack import settings
 from finflow.stack.meter import StackMeter
@@ -37,6 +40,7 @@ def pages() -> dict[str, str]:
         "reference/configuration.md": configuration(),
         "reference/schema.md": schema(),
         "reference/metrics.md": metrics(),
+        "reference/rollout-spec.md": rollout_spec(),
         "reference/schema-lint.md": schema_lint(),
     }
     ledger_model = "reference/ledger-model.md"
@@ -129,8 +133,16 @@ def _verbs(group: click.Group, context: click.Context) -> str:
     """The help of every command of a noun."""
     return "".join(
         f"\n### finflow {group.name} {verb}\n\n```text\n{_help(command, context, verb)}\n```\n"
-        for verb, command in group.commands.items()
+        for verb, command in _commands(group, context)
     )
+
+
+def _commands(group: click.Group, context: click.Context) -> Iterator[tuple[str, click.Command]]:
+    """The verbs of a noun, those that load late, too."""
+    for verb in group.commands or group.list_commands(context):
+        command = group.get_command(context, verb)
+        assert command is not None, verb
+        yield verb, command
 
 
 _CLI_HEAD = """
@@ -287,6 +299,96 @@ def _parts(sql: str) -> Iterator[str]:
             yield " ".join(line[3:] for line in lines).replace("_", r"\_") + "\n"
         elif code := "\n".join(lines).strip():
             yield f"```sql\n{code}\n```\n"
+
+
+# --- what a rollout's specification may say ----------------------------------------------------------
+
+_SPEC_HEAD = """
+A specification is a YAML file of up to 256 KiB: plain values only, numbers and booleans written as in JSON
+(so `no` and `12:30` are text), no tags, no key twice. `finflow rollout validate SPEC.yaml` names every fault
+with its line and column; `finflow rollout schema` prints this page as a JSON schema, for editors.
+Relative paths begin at the file's own folder. [Roll out a release](../howto/roll-out-a-release.md) uses it.
+"""
+
+
+def rollout_spec() -> str:
+    """Every struct of a specification, in the order in which they are met."""
+    found = schema_of_rollouts()["$defs"]
+    text = "# The rollout's specification\n\n" + _NOTE.format(source="src/finflow/rollout/*_spec.py")
+    text += _SPEC_HEAD
+    for name, struct in found.items():
+        if "properties" in struct:
+            text += _struct(name, struct)
+    return text
+
+
+def _struct(name: str, struct: dict[str, Any]) -> str:
+    fields = dict(struct["properties"])
+    kind = fields.pop("kind", None)
+    title = f"{name}: `kind: {kind['enum'][0]}`" if kind else name
+    required = struct.get("required", [])
+    rows = [
+        (
+            f"`{field}`",
+            _type(about),
+            "required" if field in required else _shown_default(about),
+            _about(about),
+        )
+        for field, about in fields.items()
+    ]
+    described = inspect.cleandoc(struct.get("description", "")).replace("<", "&lt;")
+    table = _table(("field", "is", "default", "means"), rows) if rows else ""
+    return f'\n## <a id="{name.lower()}"></a>{title}\n\n{described}\n\n{table}'
+
+
+def _type(about: dict[str, Any]) -> str:
+    """A type in words, with its bounds; structs as links."""
+    if "$ref" in about:
+        return _referred(about["$ref"].rpartition("/")[2])
+    if "anyOf" in about:
+        return " or ".join(_type(each) for each in about["anyOf"] if each != {"type": "null"})
+    if "enum" in about:
+        return " or ".join(f"`{each}`" for each in about["enum"] if each is not None)
+    if about.get("type") == "array":
+        return f"list of {_type(about.get('items', {}))}" + _bounds(about)
+    if about.get("type") == "object":
+        return f"mapping to {_type(about.get('additionalProperties', {}))}"
+    return {"number": "number", "integer": "whole number", "boolean": "true or false"}.get(
+        about.get("type", ""), "text"
+    ) + _bounds(about)
+
+
+def _referred(name: str) -> str:
+    about = schema_of_rollouts()["$defs"][name]
+    if "properties" not in about:
+        return " or ".join(f"`{each}`" for each in about["enum"])
+    kind = about["properties"].get("kind")
+    return f"[{kind['enum'][0] if kind else name}](#{name.lower()})"
+
+
+_BOUNDS = {
+    "minimum": "at least {}", "exclusiveMinimum": "above {}", "maximum": "at most {}",
+    "exclusiveMaximum": "below {}", "minItems": "at least {}", "maxItems": "at most {}",
+}  # fmt: skip
+
+
+def _bounds(about: dict[str, Any]) -> str:
+    found = [words.format(f"{about[name]:,}") for name, words in _BOUNDS.items() if name in about]
+    return f", {', '.join(found)}" if found else ""
+
+
+def _shown_default(about: dict[str, Any]) -> str:
+    value = about.get("default")
+    if value is None or value in ("", [], {}, ()):
+        return "-"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return "its own" if isinstance(value, dict | list | tuple) else f"`{value}`"
+
+
+def _about(about: dict[str, Any]) -> str:
+    inner = next((each for each in about.get("anyOf", []) if "description" in each), {})
+    return str(about.get("description") or inner.get("description") or "").replace("<", "&lt;")
 
 
 # --- the linter of schema changes ---------------------------------------------------------------------

@@ -142,7 +142,7 @@ async def test_every_panel_shows_data_of_a_real_prometheus(short_folder: Path) -
         "metrics_address": f"127.0.0.1:{free_port()}",
     }  # fmt: skip
     async with (
-        running(Config.load({**flags, **FLAGS}, {}), durable=False) as stack,
+        running(Config.load({**flags, **FLAGS}, {}), durable=False, ingress=None) as stack,
         httpx.AsyncClient(timeout=60) as client,
     ):
         target = f"127.0.0.1:{stack.metrics_port}"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from finflow.app.schema_check import RolloutSchema, SchemaSpec, SchemaVerified
+from finflow.app.schema_check import RolloutSchema, SchemaVerified
 from finflow.db.change import SchemaChange
 from finflow.kernel.errors import FinFlowError
+from finflow.rollout.checks_spec import SchemaSpec
 from finflow.rollout.verdicts import Verdict
 from oracles.changes import write
 
@@ -102,6 +104,27 @@ async def test_a_verify_that_does_not_hold_is_the_answer_no(
     assert "BROKEN  0001_full.verify.sql:1" in out
 
 
+async def test_ctrl_c_loses_nothing(folder: Path, database_url_empty: str, tmp_path: Path) -> None:
+    connection = await asyncpg.connect(database_url_empty)
+    await connection.execute("update people set first = '0'")
+    counting = "update people set first = first::int + 1 where no between $1 and $2"
+    write(folder, {"0001_full.backfill": f"-- finflow: table=people key=no batch=10\n{counting}"})
+    await SchemaChange(database_url_empty, folder).expand()
+    environment = {**os.environ, "FINFLOW_DATABASE_URL": database_url_empty, "FINFLOW_DATA": str(tmp_path)}
+    command = [sys.executable, "-m", "finflow", "db", "backfill", "--folder", str(folder), "--share", "0.05"]
+    process = await asyncio.create_subprocess_exec(*command, env=environment)
+    while not await connection.fetchval("select exists (select from people where first = '1')"):
+        await asyncio.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(process.wait(), 30) == 130
+    assert await connection.fetchval("select count(*) filter (where first = '0') from people") > 0
+    holder = "select holder from schema_migrations where name = '0001_full.backfill'"
+    assert await connection.fetchval(holder) is None, "the next one need not wait"
+    assert await SchemaChange(database_url_empty, folder).backfill() == ["0001_full.backfill"]
+    assert await connection.fetchval("select bool_and(first = '1') from people")
+    await connection.close()
+
+
 def _log(data: Path, service: str, full_at: datetime) -> None:
     folder = data / "rollouts" / service
     folder.mkdir(parents=True)
@@ -149,7 +172,7 @@ async def test_a_server_that_is_not_there_is_exit_code_3(tmp_path: Path, folder:
 async def test_a_rollout_goes_through_the_phases(
     folder: Path, database_url_empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = SchemaSpec(folder=folder.name, database_url_env="ITS_DATABASE", quiet_s=0)
+    spec = SchemaSpec(folder=folder.name, database_url_variable="ITS_DATABASE", quiet_s=0)
     with pytest.raises(FinFlowError, match="setting_malformed"):
         RolloutSchema(spec, folder.parent)
     monkeypatch.setenv("ITS_DATABASE", database_url_empty)

@@ -30,7 +30,7 @@ OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 async def stack(data: Path) -> AsyncIterator[tuple[Stack, httpx.AsyncClient]]:
     flags = {"data": data, "workers": 2, "release": "2026.11", "metrics_address": f"127.0.0.1:{free_port()}"}
     flags |= FLAGS
-    async with running(Config.load(flags, {}), durable=False) as found:
+    async with running(Config.load(flags, {}), durable=False, ingress=None) as found:
         # No connection outlives its request, so that a killed worker leaves nothing behind at the client.
         limits = httpx.Limits(max_connections=40, max_keepalive_connections=0)
         async with httpx.AsyncClient(base_url=found.url, limits=limits, timeout=60) as client:

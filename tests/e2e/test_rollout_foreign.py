@@ -17,12 +17,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from finflow.app.rollout_world import fleet_of, ingress_of
+from finflow.app.rollout_world import fleet_of, router_of
 from finflow.app.rollouts import Service
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout.events import TookOver
+from finflow.rollout.fold import folded
 from finflow.rollout.spec import loaded
-from finflow.rollout.state import State, folded
+from finflow.rollout.state import State
 from finflow.rollout.verdicts import Side
 from finflow.stack.ingress.local import LocalIngress
 
@@ -56,8 +57,16 @@ steps:
 metrics: {{kind: traffic}}
 gates: {{min_requests: 20, rules: [{{kind: errors}}, {{kind: share}}]}}
 policy: {{look_every_s: 0.2, patience_s: 30}}
+checks:
+  - {{kind: smoke, spec: "smoke-{candidate}.yaml"}}
 notify:
   - {{kind: file, path: notices.jsonl}}
+"""
+# What the candidate alone answers: the smoke test reaches it before any customer does.
+_SMOKE = """name: hello
+url: http://127.0.0.1
+checks:
+  - {{id: new, kind: http, tags: [smoke], path: /only/{release}, expect: {{status: 200}}}}
 """
 
 
@@ -68,10 +77,11 @@ class Hello:
         self.folder, self.data = folder, folder / "data"
         self.specs: list[Path] = []
 
-    def spec(self, baseline: str, candidate: str, faults: float = 0.0) -> Path:
+    def spec(self, baseline: str, candidate: str, faults: float = 0.0, smoke: str = "") -> Path:
         path = self.folder / f"{candidate}.yaml"
         words = {"python": sys.executable, "app": _APP, "faults": faults}
         path.write_text(_SPEC.format(baseline=baseline, candidate=candidate, **words))
+        (self.folder / f"smoke-{candidate}.yaml").write_text(_SMOKE.format(release=smoke or candidate))
         self.specs.append(path)
         return path
 
@@ -111,7 +121,7 @@ class Hello:
         await self.router().stop()
 
     def router(self) -> LocalIngress[Any]:
-        router, _ = ingress_of(loaded(self.spec("0", "none")), self.data)
+        router = router_of(loaded(self.spec("0", "none")), self.data)
         assert isinstance(router, LocalIngress)
         return router
 
@@ -204,15 +214,21 @@ async def test_releases_of_a_foreign_service_and_a_controller_that_is_killed(hel
         await asyncio.sleep(0.5)
         assert set(counts) == {(200, "1.1")}
 
+    # A smoke test that fails stops the next before any customer meets it.
+    code, out, _ = await hello.said("start", hello.spec("1.1", "1.4", smoke="another"))
+    assert code == 1
+    assert "new failed" in out
+    assert (await hello.shown())["first_served_at"] == ""
+
     code, out, _ = await hello.said("log", "--verify")
     assert (code, "each as it was written" in out) == (0, True)
     code, out, _ = await hello.said("dora", "--json")
     measures = json.loads(out)
     assert (measures["deployments"], measures["changes_served"], measures["changes_failed"]) == (1, 3, 2)
-    assert (await hello.said("history"))[1].count("\n") == 4
+    assert measures["stopped_before_serving"] == 1
+    assert (await hello.said("history"))[1].count("\n") == 5
     events = [json.loads(line)["event"] for line in (hello.folder / "notices.jsonl").read_text().splitlines()]
-    assert collections.Counter(events)["started"] == 3
-    assert (events.count("promoted"), events.count("aborted")) == (1, 2)
+    assert (events.count("started"), events.count("promoted"), events.count("aborted")) == (4, 1, 3)
 
 
 async def test_a_spec_with_faults_and_a_service_without_rollouts(hello: Hello) -> None:

@@ -179,6 +179,15 @@ def test_somebody_else_s_bank_needs_a_token(stack: Stack, tmp_path: Path) -> Non
     assert "FINFLOW_TOKEN" in done.stderr
 
 
+def test_what_is_no_bank_is_not_verified_as_one(notes: str, tmp_path: Path) -> None:
+    spoiled = plain(tmp_path) | {"FINFLOW_TOKEN": "not-a-token"}
+    done = verify(spoiled, "--url", notes)
+    assert done.returncode == 1
+    assert "FAILED  inputs" in done.stdout
+    assert "FAILED  health" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
 def test_a_dry_run_asks_nobody(tmp_path: Path) -> None:
     done = verify(plain(tmp_path), "--dry-run", "--tag", "smoke", "--json")
     assert done.returncode == 0

@@ -76,6 +76,7 @@ async def test_a_healthy_clone_is_accepted_and_production_is_untouched(
         result = await service.accept(url, tmp_path, source_url=production, orders=_ORDERS)
         assert (result.differences, result.accepted) == ([], True)
         assert result.compared > 2 * _ORDERS
+        assert result.ledgers == 1
         await _recounted(url)
     assert await _digest(production) == before
     assert len(list((tmp_path / "done").iterdir())) == len(list((tmp_path / "out").iterdir())) > 0
@@ -233,7 +234,7 @@ async def test_a_database_in_use_is_not_copied(production: str) -> None:
                 pytest.fail("it was copied")
     finally:
         await connection.close()
-    assert raised.value.kind.code == "clone_not_made"
+    assert raised.value.kind.code == "clone_failed"
     assert "being accessed by other users" in raised.value.detail
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 
 from finflow.app.ingresses import ingress_of
@@ -97,12 +98,13 @@ async def test_serves_and_comes_back_when_it_is_killed(data: Path, database_url:
 async def test_workers_stay_where_they_were_and_what_a_crash_has_left_is_ended(
     data: Path, database_url: str
 ) -> None:
-    settings = _settings(data, database_url, "caddy")
+    port = ports.free("127.0.0.1")
+    settings = msgspec.structs.replace(_settings(data, database_url, "caddy"), port=port)
     async with running(settings) as stack:
         assert stack.fleet is not None
         inner, outer = stack.fleet.port, stack.url
     # An ingress that nobody runs any more holds the port.
-    left = ingress_of(CaddySpec(port=int(outer.rpartition(":")[2])), data / "ingress" / "finflow")
+    left = ingress_of(CaddySpec(port=port), data / "ingress" / "finflow")
     await left.start()
     orphan = left.running()
     assert orphan is not None

@@ -41,7 +41,7 @@ async def place(database_url: str, tmp_path: Path) -> AsyncIterator[Place]:
     config = Config.load(
         {"database_url": database_url, "data": str(data), "workers": 2, "log_level": "error"}, {}
     )
-    async with running(config) as stack:
+    async with running(config, ingress=None) as stack:
         tokens = LocalTokens(config, stack.url)
         async with Client(stack.url, token=tokens.operator()) as platform:
             tenant_id = (await platform.create_tenant("Bank")).tenant_id

@@ -14,13 +14,14 @@ import pytest
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout import events as e
 from finflow.rollout import log as decisions
+from finflow.rollout.fold import folded
 from finflow.rollout.lock import ServiceLock
 from finflow.rollout.log import DecisionLog
 from finflow.rollout.orders import OrderBox
 from finflow.rollout.service import Controller
 from finflow.rollout.spec import RolloutSpec
-from finflow.rollout.state import Phase, State, folded
-from finflow.rollout.verdicts import Verdict
+from finflow.rollout.state import Phase, State
+from finflow.rollout.verdicts import Judgement, Verdict
 from finflow.rollout.world import World
 from stubs.rollout_specs import spec
 from stubs.rollout_world import Stage, StageCheck, world
@@ -165,6 +166,25 @@ async def test_processes_that_die_abort_instead_of_being_waited_for(tmp_path: Pa
     assert run.state().reason == "no process of 1.1 is ready"
 
 
+async def test_no_weight_without_the_processes_that_carry_it(tmp_path: Path, stage: Stage) -> None:
+    """Three of four die while the last step's processes are tried out: everybody would be on the one left."""
+    there = world(stage)
+
+    class Trying(StageCheck):
+        async def judge(self) -> Judgement:
+            there.candidate.missing = 3  # type: ignore[attr-defined] # the stage's own
+            return await super().judge()
+
+    trying, before = Trying(), there.checks.before
+    there.checks.before = lambda step, running, known: (  # type: ignore[method-assign] # the stage's own
+        [trying] if running and step == 1 else before(step, running, known)
+    )
+    steps = [{"weight_percent": percent, "bake_s": 0.1} for percent in (5, 100)]
+    run = run_of(tmp_path, there, steps=steps, policy={"unready_after_s": 60})
+    assert (await run.to_the_end()).phase is Phase.ABORTED
+    assert "weight 10000" not in stage.load()["history"]
+
+
 async def test_too_few_processes_for_too_long_abort(tmp_path: Path, stage: Stage) -> None:
     steps = [{"weight_percent": 5, "bake_s": 60, "processes": 3}, {"weight_percent": 100, "bake_s": 1}]
     run = run_of(tmp_path, world(stage), steps=steps)
@@ -251,6 +271,50 @@ async def test_a_scan_that_fails_aborts_before_anybody_is_served(tmp_path: Path,
     assert state.first_served_at == ""
 
 
+async def test_a_check_that_breaks_is_an_error_and_the_controller_lives(tmp_path: Path, stage: Stage) -> None:
+    broken = StageCheck()
+    broken.breaks = KeyError("nobody thought of this")
+    run = run_of(tmp_path, world(stage, {}, broken))
+    async with run.going() as task:
+        state = await run.until(lambda state: bool(state.paused))
+        assert not task.done()
+    assert "KeyError" in state.paused
+    assert stage.load()["weight"] == 0
+
+
+class Watching(StageCheck):
+    """Passes but at the weights that it is told of, where it says its word or breaks."""
+
+    def __init__(self, stage: Stage, word: Verdict | None, weights: set[int]) -> None:
+        super().__init__("shadow")
+        self.stage, self.word, self.weights = stage, word, weights
+
+    async def judge(self) -> Judgement:
+        there = self.stage.load()["weight"] in self.weights
+        self.verdict = self.word if there and self.word else Verdict.PASS
+        self.breaks = ValueError("it breaks") if there and self.word is None else None
+        return await super().judge()
+
+
+@pytest.mark.parametrize("word", [Verdict.INCONCLUSIVE, Verdict.ERROR, None])
+async def test_what_is_watched_holds_up_the_last_step_too(
+    tmp_path: Path, stage: Stage, word: Verdict | None
+) -> None:
+    watched, there = Watching(stage, word, {5_000, 10_000}), world(stage)
+    there.checks.watched = (watched,)  # type: ignore[attr-defined] # the stage's own
+    steps = [{"weight_percent": percent, "bake_s": 0.1} for percent in (50, 100)]
+    run = run_of(tmp_path, there, steps=steps)
+    async with run.going():
+        for weight_bp in (5_000, 10_000):
+            state = await run.until(lambda state: bool(state.paused) or state.ended)
+            assert (state.phase, state.weight_bp) == (Phase.BAKING, weight_bp)
+            assert "shadow" in state.paused or "Watching" in state.paused
+            watched.weights.discard(weight_bp)
+            run.orders.drop("rol_1", e.Order.RESUME)
+            await run.until(lambda state: not state.paused)
+        await run.until(lambda state: state.ended)
+
+
 @pytest.mark.parametrize(
     ("found", "policy", "corrected"),
     [(700, "correct", True), (7000, "correct", True), (0, "correct", False), (700, "pause", False)],
@@ -274,6 +338,25 @@ async def test_a_weight_changed_behind_its_back(
         await run.until(lambda state: not state.pending)
         assert stage.load()["weight"] == 500
         assert [event for _, event, _ in stage.load()["notices"]].count("drift") == 1
+
+
+async def test_whoever_is_on_the_candidate_is_looked_after_while_checks_take_their_time(
+    tmp_path: Path, stage: Stage
+) -> None:
+    class Slow(StageCheck):
+        async def judge(self) -> Judgement:
+            if stage.load()["weight"]:
+                await asyncio.sleep(3600)
+            return await super().judge()
+
+    run = run_of(tmp_path, world(stage, {}, Slow()))
+    async with run.going() as task:
+        state = await run.until(lambda state: state.phase is Phase.CHECKING and state.weight_bp > 0)
+        run.world.judge.verdicts[500] = Verdict.FAIL  # type: ignore[attr-defined]
+        async with asyncio.timeout(5):
+            assert await task is Phase.ABORTED
+    assert state.weight_bp == 500
+    assert stage.load()["weight"] == 0
 
 
 async def test_an_ingress_gone_at_the_abort_is_asked_until_it_answers(tmp_path: Path, stage: Stage) -> None:

@@ -146,6 +146,16 @@ async def test_sessions_of_the_old_release_keep_the_contract_away(
     assert await change.contract(named) == ["0001_full.contract"]
 
 
+async def test_who_may_not_see_sessions_is_known(
+    folder: Path, connection: Any, database_url_empty: str
+) -> None:
+    await connection.execute("drop role if exists finflow_blind; create role finflow_blind login")
+    blind = database_url_empty.replace("finflow@", "finflow_blind@", 1)
+    assert await SchemaChange(database_url_empty, folder).sees_sessions()
+    assert not await SchemaChange(blind, folder).sees_sessions()
+    await connection.execute("drop role finflow_blind")
+
+
 async def test_a_step_that_waits_for_a_lock_lets_readers_through(
     folder: Path, connection: Any, database_url_empty: str
 ) -> None:
@@ -215,6 +225,34 @@ async def test_a_backfill_is_paused_and_resumed_from_elsewhere(
     assert await running == ["0001_full.backfill"]
     assert await connection.fetchval("SELECT count(full_name) FROM people") == 1000
     assert heard[-1].progress.rows == 1000
+
+
+async def test_a_batch_that_meets_a_locked_row_is_tried_again(
+    folder: Path, connection: Any, database_url_empty: str
+) -> None:
+    counting = "UPDATE people SET first = first || '+' WHERE no BETWEEN $1 AND $2"
+    write(folder, {"0001_full.backfill": f"-- finflow: table=people key=no batch=200\n{counting}"})
+    heard: list[News] = []
+    change = SchemaChange(database_url_empty, folder, pace=Pace(share=1))
+    await change.expand()
+    await connection.execute("BEGIN; UPDATE people SET full_name = 'live' WHERE no = 450")
+    running = asyncio.create_task(change.backfill(heard.append))
+    while not heard or heard[-1].doing != "waits for a lock":
+        await asyncio.sleep(0.01)
+    await connection.execute("COMMIT")
+    assert await running == ["0001_full.backfill"]
+    assert await connection.fetchval("SELECT bool_and(first = 'f' || no || '+') FROM people")
+    assert await connection.fetchval("SELECT full_name FROM people WHERE no = 450") == "live"
+
+
+async def test_a_step_gives_up_when_its_table_stays_locked(
+    folder: Path, connection: Any, database_url_empty: str
+) -> None:
+    await connection.execute("BEGIN; SELECT count(*) FROM people")
+    change = SchemaChange(database_url_empty, folder, deadline_s=0.2)
+    assert await _refused(change.expand()) == "migration_busy"
+    await connection.execute("COMMIT")
+    assert await change.expand() == ["0001_full.expand"]
 
 
 async def test_a_backfill_that_fails_is_mended_and_goes_on(

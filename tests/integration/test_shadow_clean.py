@@ -10,6 +10,7 @@ import pytest
 
 from finflow.ledger import commands as c
 from finflow.ledger import copy
+from finflow.shadow import replay
 from oracles.draws import Draws
 from oracles.ledger import Ledger
 from oracles.service import Desk, desk
@@ -60,9 +61,12 @@ async def play(one: Desk, seed: int, count: int) -> None:
 
 
 async def test_random_commands_are_clean(
-    database_url: str, database_url_empty: str, tmp_path: Path, kept: bool
+    database_url: str, database_url_empty: str, tmp_path: Path, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed = 1 + kept
+    if kept:
+        # Groups, holds and accounts lie across the ends of batches.
+        monkeypatch.setattr(replay, "BATCH", 17)
     async with desk(database_url) as one:
         await play(one, seed, 300)
         await cloned(database_url, database_url_empty)
@@ -100,6 +104,24 @@ async def test_conversions_are_clean(database_url: str, database_url_empty: str,
     """
     assert await rows(database_url, numbers) == await rows(database_url_empty, numbers)
     assert await rows(database_url, BOOKS) == await rows(database_url_empty, BOOKS)
+
+
+@pytest.mark.parametrize(("after_s", "clean"), [(1, True), (100, False)])
+async def test_a_rate_that_came_in_between(
+    database_url: str, database_url_empty: str, tmp_path: Path, after_s: int, clean: bool
+) -> None:
+    """A quote may miss a rate that was recorded a moment before it, and none that was there long before."""
+    async with desk(database_url) as one:
+        market = await market_of(one)
+        await cloned(database_url, database_url_empty)
+        async with watched(database_url, database_url_empty, tmp_path / "s") as shadow:
+            start = one.clock.at
+            one.clock.at = start + after_s * 1_000_000
+            await market.quote("EUR", "USD", "100")
+            one.clock.at = start + after_s * 500_000
+            await market.push("9")
+            await shadow.catch_up()
+        assert (shadow.cases == []) is clean
 
 
 async def test_several_ledgers_opened_later(

@@ -122,6 +122,27 @@ def account_metadata(patch: Patch) -> None:
     patch.setattr(account_rules, "_change", change)
 
 
+def opens_nothing(patch: Patch) -> None:
+    right = rules._DECIDERS[c.OpenAccount]
+    patch.setitem(
+        rules._DECIDERS, c.OpenAccount, (right[0], lambda *_: Refusal("currency_unknown", "currency"))
+    )
+
+
+def takes_any_reference(patch: Patch) -> None:
+    patch.setattr(account_rules, "longer", lambda text, most: False)
+
+
+def no_upper_limit(patch: Patch) -> None:
+    right = rules._balance_refusal
+
+    def refusal(account: Any) -> str | None:
+        code = right(account)
+        return None if code == "exceeds_limit" else code
+
+    patch.setattr(rules, "_balance_refusal", refusal)
+
+
 def duplicate(patch: Patch) -> None:
     """Made by the traffic itself, as a program does that retries under a new key."""
 
@@ -152,6 +173,22 @@ async def change(market: Market) -> None:
     await market.one.do(c.ChangeAccount(market.accounts["EUR"], metadata={"name": "Ada"}))
 
 
+async def opening(market: Market) -> None:
+    [record] = await market.one.do(c.OpenAccount("EUR", "liability", external_reference="x" * 300))
+    if record.account is not None:
+        market.accounts["EUR2"] = record.account.account_id
+
+
+async def more_accounts(market: Market) -> None:
+    await market.one.do(*[c.OpenAccount("EUR", "liability", external_reference=f"new-{n}") for n in range(3)])
+
+
+async def over(market: Market) -> None:
+    [limited] = await market.one.open(currency="EUR", kind="liability", upper_limit="10")
+    market.accounts["LIMITED"] = limited
+    await market.one.do(transfer(limited, market.accounts["EUR"], "12", "EUR"))
+
+
 async def twice(market: Market) -> None:
     command = transfer(market.accounts["EUR"], market.accounts["EUR2"], "9", "EUR")
     for key in ("intent-9", "intent-9-retry"):
@@ -168,6 +205,9 @@ FAULTS: list[tuple[Any, Traffic, Outcome, str]] = [
     (missing_fee_leg, conversion, Outcome.MISMATCH, "entries[4]"),
     (duplicate, twice, Outcome.EXTRA, "repeats"),
     (wrong_refusal, payments, Outcome.REFUSED_DIFFERENTLY, "code"),
+    (opens_nothing, more_accounts, Outcome.REFUSED_DIFFERENTLY, "code"),
+    (takes_any_reference, opening, Outcome.REFUSED_DIFFERENTLY, "code"),
+    (no_upper_limit, over, Outcome.REFUSED_DIFFERENTLY, "code"),
     (wrong_order, payments, Outcome.MISMATCH, "balance_after"),
     (metadata, conversion, Outcome.MISMATCH, "metadata.fx_spread"),
     (account_metadata, change, Outcome.MISMATCH, "settings.metadata"),

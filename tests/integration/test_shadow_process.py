@@ -107,6 +107,9 @@ async def test_it_outlives_a_restart_of_the_live_database(
         await one.do(*[transfer(*accounts)] * 20)
         await caught_up(folder, 22)
     runner = folder.runner()
+    # Its own server is killed as well, which it starts again by itself.
+    first = int((folder.clone.postgres / "postmaster.pid").read_text().splitlines()[0])
+    os.kill(first, signal.SIGKILL)
     await live.stop()
     await asyncio.sleep(1.5)
     report = read_report(folder.root)

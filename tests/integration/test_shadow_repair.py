@@ -5,7 +5,16 @@ from typing import Any
 
 import asyncpg
 import pytest
-from test_shadow_faults import amount, conversion, currency, duplicate, payments, twice
+from test_shadow_faults import (
+    amount,
+    conversion,
+    currency,
+    duplicate,
+    no_upper_limit,
+    over,
+    payments,
+    twice,
+)
 
 from finflow.client.model import NewTransaction
 from finflow.kernel import ids
@@ -107,9 +116,9 @@ def _transaction_id(row: Any) -> str:
     ("fault", "traffic", "repaired"),
     [
         (amount, payments, 2), (currency, conversion, 2), (duplicate, twice, 1), (amount, hold, 1),
-        (amount, capture, 1),
+        (amount, capture, 1), (no_upper_limit, over, 1),
     ],
-    ids=["amount", "currency", "duplicate", "hold", "capture"],
+    ids=["amount", "currency", "duplicate", "hold", "capture", "limit"],
 )  # fmt: skip
 async def test_what_was_wrong_is_put_right(
     database_url: str, database_url_empty: str, tmp_path: Path, fault: Any, traffic: Any, repaired: int

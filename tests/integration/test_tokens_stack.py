@@ -65,7 +65,7 @@ class Place:
 async def place(database_url: str, folder: Path, **flags: Any) -> AsyncIterator[Place]:
     given = {"database_url": database_url, "data": str(folder), "workers": 2, "log_level": "debug"} | flags
     config = Config.load(given, {})
-    async with running(config, port=0) as stack:
+    async with running(config, port=0, ingress=None) as stack:
         yield await Place(stack, config).furnish()
 
 

@@ -284,7 +284,7 @@ async def test_the_client_begins_a_trace_that_a_worker_and_its_group_commit_cont
         monkeypatch.setenv("FINFLOW_TRACE_RATIO", "0")
         monkeypatch.setenv("FINFLOW_TRACE_SLOW_MS", "3600000")
         flags = {"database_url": database_url, "data": str(tmp_path / "data"), "workers": 1, **FLAGS}
-        async with running(Config.load(flags, {})) as stack:
+        async with running(Config.load(flags, {}), ingress=None) as stack:
             async with Client(stack.url, token=StaticToken(operator_token())) as operator:
                 tenant = await operator.create_tenant("T")
             mine = StaticToken(tenant_token(tenant.tenant_id))

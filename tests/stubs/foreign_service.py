@@ -10,9 +10,13 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Answers with its release; fails as often as FAULTS says, but is always ready."""
-    faulty = environ["PATH_INFO"] != "/ready" and random.random() < float(os.environ.get("FAULTS", "0"))
+    dice = random.random()  # noqa: S311 - a fault, not a secret
+    faulty = environ["PATH_INFO"] != "/ready" and dice < float(os.environ.get("FAULTS", "0"))
     body = os.environ["FINFLOW_RELEASE"].encode()
-    start_response("500 Oops" if faulty else "200 OK", [("Content-Length", str(len(body)))])
+    # /only/1.1 is there in release 1.1 alone.
+    _, only, release = environ["PATH_INFO"].rpartition("/only/")
+    status = "404 Elsewhere" if only and release != body.decode() else "200 OK"
+    start_response("500 Oops" if faulty and not only else status, [("Content-Length", str(len(body)))])
     return [body]
 
 
@@ -28,7 +32,7 @@ class Quiet(WSGIRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *words: Any) -> None:
         return None
 
 

@@ -183,20 +183,27 @@ class StageCheck:
     def __init__(self, name: str = "scan", verdict: Verdict = Verdict.PASS, **numbers: str) -> None:
         self.name, self.verdict, self.numbers = name, verdict, numbers
         self.asked = 0
+        self.breaks: Exception | None = None
 
     async def judge(self) -> Judgement:
         self.asked += 1
+        if self.breaks is not None:
+            raise self.breaks
         return Judgement(self.name, self.verdict, self.numbers, f"{self.name} says {self.verdict}")
 
 
 class StageChecks:
-    """The same checks before every step."""
+    """The same checks before every step; `watched` are asked beside every look."""
 
     def __init__(self, *checks: Check) -> None:
         self.checks = checks
+        self.watched: tuple[Check, ...] = ()
 
     def before(self, step: int, running: bool, approvals: Mapping[str, Any]) -> Sequence[Check]:
         return () if running else self.checks
+
+    def beside(self) -> Sequence[Check]:
+        return self.watched
 
 
 class StageNotifier:

@@ -218,29 +218,53 @@ def test_numbers_that_cannot_be_true_are_an_error(reading: Reading) -> None:
 
 
 def test_a_counter_that_went_backwards_was_started_anew() -> None:
-    """1,000 requests, a restart, 400 more: 1,400 in the step, and no negative number anywhere."""
+    """1,000 requests, a restart, then 500 more after the look that showed it: none is counted twice."""
+    sizes = [(19_000, 1_000, 1), (26_600, 400, 0), (36_100, 900, 1)]
     looks = [
-        _ZERO,
-        _pair(Reading(19_000, 5), Reading(1_000, 1)),
-        _pair(Reading(26_600, 5), Reading(400, 0), 2.0),
+        _pair(Reading(b, 5), Reading(c, errors), float(at)) for at, (b, c, errors) in enumerate(sizes, 1)
     ]
-    found = _seen(ErrorsGate(), *looks)
-    assert (found.numbers["candidate_requests"], found.numbers["candidate_errors"]) == (1_400, 1)
+    found = _seen(ErrorsGate(), _ZERO, *looks)
+    assert (found.numbers["candidate_requests"], found.numbers["candidate_errors"]) == (1_500, 2)
     assert found.verdict is Verdict.PASS
 
 
+def test_buckets_that_change_lose_their_look_and_nothing_else() -> None:
+    def reading(requests: int, edges: tuple[float, ...]) -> Reading:
+        return Reading(requests, 0, Histogram(edges, (requests, *[0] * len(edges)), 0.01 * requests))
+
+    looks = [
+        _pair(reading(19 * size, edges), reading(size, edges), float(size))
+        for size, edges in ((0, (0.1,)), (500, (0.1,)), (600, (0.1, 0.2)), (1_000, (0.1, 0.2)))
+    ]
+    assert _seen(ErrorsGate(), *looks).numbers["candidate_requests"] == 1_000
+    judge = Judge.of_looks(Gates(), looks)
+    candidate = judge.state.step[_C].latency
+    assert candidate is not None
+    assert sum(candidate.counts) == 900
+
+
 @pytest.mark.parametrize(
-    ("counted", "routed", "doubted"), [(1_000, 900, False), (1_000, 100, True), (10, 900, True)]
+    ("counted", "routed", "verdict"),
+    [(1_000, 900, None), (1_000, 100, Verdict.ERROR), (10, 900, Verdict.INCONCLUSIVE)],
 )
-def test_a_source_that_disagrees_with_the_router_is_an_error(
-    counted: int, routed: int, doubted: bool
+def test_a_source_that_disagrees_with_the_router_is_not_believed(
+    counted: int, routed: int, verdict: Verdict | None
 ) -> None:
-    judge = Judge(Gates(rules=(ErrorsGate(),)))
+    judge = Judge(Gates(rules=(ErrorsGate(min_requests=1),)))
     judge.look(Look(0.0, 500, _ZERO.readings, {_B: 0, _C: 0}))
     readings = {_B: Reading(17_100, 0), _C: Reading(counted, 0)}
-    verdicts = _words(judge.look(Look(1.0, 500, readings, {_B: 17_100, _C: routed})))
-    assert ("source" in verdicts) is doubted
-    assert (worst(judge.look(Look(2.0, 500, readings, {_B: 17_100, _C: routed}))) is Verdict.ERROR) is doubted
+    found = judge.look(Look(1.0, 500, readings, {_B: 17_100, _C: routed}))
+    assert _words(found).get("source") is verdict
+    assert worst(found) is (verdict or Verdict.PASS)
+
+
+def test_durations_in_buckets_that_have_no_edge_in_common_are_no_data() -> None:
+    def look(size: int) -> Look:
+        sides = (Histogram((edge,), (size, 0), 0.01 * size) for edge in (0.1, 0.2))
+        return _pair(*(Reading(size, 0, durations) for durations in sides), at_s=float(size))
+
+    for rule in (LatencyGate(), SlowGate(), LatencyGate(scale="seconds")):
+        assert _seen(rule, look(0), look(1_000)).verdict is Verdict.ERROR
 
 
 def test_at_weight_0_nothing_passes_and_at_full_weight_the_candidate_alone_counts() -> None:

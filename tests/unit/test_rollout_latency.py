@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import optimize
+from scipy import optimize, stats
 
 from finflow.rollout import latency
 from finflow.rollout.latency import Moments
@@ -182,3 +182,11 @@ def test_ten_per_cent_is_ten_per_cent_in_any_buckets() -> None:
         latency.log_moments(_held(each, edges)) for each in ([1.1 * each for each in values], values)
     )
     assert latency.percent(slower.mean - usual.mean) == pytest.approx(10.0, abs=1.0)
+
+
+@pytest.mark.parametrize("count", [20, 50, 400])
+def test_few_durations_get_about_as_much_caution_as_students_quantile_asks_for(count: int) -> None:
+    alpha = 0.001
+    careful = latency.cautious(Moments(count, 1.0, 4.0), alpha)
+    wider = math.sqrt(careful.variance / 4.0)
+    assert wider == pytest.approx(stats.t(count - 1).isf(alpha) / stats.norm.isf(alpha), rel=0.05)

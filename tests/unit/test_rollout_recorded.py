@@ -147,6 +147,25 @@ def test_the_command_prints_json(tmp_path: Path) -> None:
     assert found["judgements"][0]["numbers"]["candidate_errors"] == 40
 
 
+def test_the_command_says_which_direction_is_worse(tmp_path: Path) -> None:
+    """The directional cases of the published suite: doubled, alike and halved, in each direction."""
+    series, path = _CASES["series"], tmp_path / "case.json"
+    pairs = {"high": ("usual", "doubled"), "alike": ("usual", "alike"), "low": ("slow", "alike")}
+    expected = {"higher": (1, 0, 0), "lower": (0, 0, 1), "either": (1, 0, 1)}
+    for worse, codes in expected.items():
+        for (baseline, candidate), code in zip(pairs.values(), codes, strict=True):
+            path.write_text(json.dumps({"baseline": series[baseline], "candidate": series[candidate]}))
+            assert _ran(str(path), "--worse", worse)[0] == code, (worse, baseline, candidate)
+
+
+def test_zeros_in_a_series_are_less_than_anything(tmp_path: Path) -> None:
+    path = tmp_path / "errors.json"
+    path.write_text(json.dumps({"baseline": [0] * 40, "candidate": [0, 1, 1, 2] * 10}))
+    assert _ran(str(path))[0] == 1
+    path.write_text(json.dumps({"baseline": [0] * 40, "candidate": [0] * 40}))
+    assert _ran(str(path))[0] == 0
+
+
 def test_the_command_takes_the_gates_of_a_spec(tmp_path: Path) -> None:
     gates = tmp_path / "spec.yaml"
     gates.write_text("gates:\n  rules:\n    - {kind: floor, max_error_ratio: 0.01}\n")

@@ -7,7 +7,8 @@ import pytest
 
 from finflow.cli.rollout_screen import history, plain, screen
 from finflow.rollout import events as e
-from finflow.rollout.state import State, folded
+from finflow.rollout.fold import folded
+from finflow.rollout.state import State
 from finflow.rollout.verdicts import Judgement, Reading, Side, Verdict
 from stubs.rollout_specs import spec
 

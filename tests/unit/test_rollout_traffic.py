@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import pytest
 
 from finflow.kernel.errors import FinFlowError
+from finflow.rollout.gates_spec import ErrorsGate, Gates
+from finflow.rollout.judge import Judge, Look
 from finflow.rollout.ports import Served
 from finflow.rollout.sources.traffic import EDGES_S, TrafficSource
 from finflow.rollout.tallies import fault
-from finflow.rollout.verdicts import Side
+from finflow.rollout.verdicts import Side, Verdict
 
 _B, _C = Side.BASELINE, Side.CANDIDATE
 
@@ -86,3 +88,39 @@ async def test_durations_below_0_are_those_of_a_clock_that_was_set_back() -> Non
 async def test_a_log_that_is_gone_is_said_so() -> None:
     with pytest.raises(FinFlowError, match="source_unreachable"):
         await TrafficSource(_Log()).read()
+
+
+def _sticky(seed: int) -> list[list[Served]]:
+    """40 seconds of 200 requests/s by 2,000 customers, 5 % of them on the candidate. Both releases are alike:
+    1 customer in 100 fails always, whoever serves; nobody else fails.
+    """
+    dice = random.Random(seed)  # noqa: S311 - a simulation is made from its seed
+    candidate = set(dice.sample(range(2_000), 100))
+    failing = set(dice.sample(range(2_000), 20))
+    seconds = []
+    for _ in range(40):
+        customers = [dice.randrange(2_000) for _ in range(200)]
+        seconds.append([
+            _served(_C if each in candidate else _B, str(each), 500 if each in failing else 200)
+            for each in customers
+        ])  # fmt: skip
+    return seconds
+
+
+async def _aborted(seed: int, per_customer: bool | None) -> bool:
+    seconds = _sticky(seed)
+    source = TrafficSource(_Log([], *seconds))
+    judge = Judge(Gates(alpha=0.05, rules=(ErrorsGate(per_customer=per_customer),)))
+    verdicts = [
+        judge.look(Look(float(at), 500, dict(await source.read())))[0].verdict
+        for at in range(len(seconds) + 1)
+    ]
+    return Verdict.FAIL in verdicts
+
+
+async def test_customers_who_always_fail_do_not_bring_a_good_candidate_down() -> None:
+    """By single requests they do: one such customer has a dozen errors, all on one side."""
+    counted = sum([await _aborted(seed, None) for seed in range(40)])
+    assert counted <= 5  # more than 5 of 40 at 5 % has a probability below 2 %
+    by_request = sum([await _aborted(seed, False) for seed in range(40)])
+    assert by_request > counted

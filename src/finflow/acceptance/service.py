@@ -11,6 +11,7 @@ import msgspec
 from finflow.acceptance import model, store
 from finflow.acceptance.model import Difference, Found, Planned, Position
 from finflow.acceptance.rail import AnsweringRail
+from finflow.db.migrations import migrate
 from finflow.db.pool import connect, open_pool
 from finflow.db.readers import open_readers
 from finflow.kernel import ids
@@ -44,9 +45,13 @@ _TAKEN_BACK: Final = (
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """How an acceptance went: what was compared, what differed, how long each part took."""
+    """How an acceptance went: what was compared, what differed, how long each part took.
+
+    `ledgers` are those that the clone came with: their books were recounted, too.
+    """
 
     clone: str
+    ledgers: int
     orders: int
     compared: int
     differences: Sequence[Difference]
@@ -108,6 +113,8 @@ async def accept(
     await check_clone(url, source_url)
     try:
         async with asyncio.timeout(deadline_s):
+            # A backup may be of the release before this one.
+            await migrate(url)
             pool = await open_pool(url, max_size=8, application_name="finflow acceptance")
             try:
                 readers = await open_readers(url, max_size=4, application_name="finflow acceptance")
@@ -164,8 +171,8 @@ class _Acceptance:
         compared = 2 * len(planned) + 2 * len(wanted.positions) + len(wanted.net_minor) + 1
         name = (await self._pool.fetchval("select current_database()")) or ""
         return Result(
-            clone=name, orders=count, compared=compared, differences=wrong, steps=self._steps,
-            duration_s=round(time.monotonic() - self._began_s, 3),
+            clone=name, ledgers=len(before), orders=count, compared=compared, differences=wrong,
+            steps=self._steps, duration_s=round(time.monotonic() - self._began_s, 3),
         )  # fmt: skip
 
     def _step(self, words: str) -> None:
@@ -236,8 +243,9 @@ class _Acceptance:
         return bool(await self._pool.fetchval(statement, self._ledger_no))
 
     async def _found(self, before: Mapping[int, int]) -> Found:
-        async with self._pool.acquire() as connection:
+        async with self._pool.acquire() as connection, connection.transaction():
             plain: Any = connection
+            await store.prepare(plain)
             rows = await store.orders(plain, self._ledger_no)
             accounts = await store.positions(plain, self._ledger_no)
             nets = await store.nets(plain, self._ledger_no)

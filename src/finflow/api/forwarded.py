@@ -26,9 +26,9 @@ class Forwarded:
     def _restored(self, scope: Any) -> Any:
         """The scope as if the client had come by itself, if the ingress says so; else without the proof.
 
-        The value is `PROOF:REST`, where REST is what the client itself said of where it comes from. One that
-        says anything is behind another proxy, and must not count as somebody on this machine: its
-        X-Forwarded-For stays.
+        The value is `PROOF:REST`, where REST is not empty if the client itself said where it comes from. It
+        is behind another proxy then, and must not count as somebody on this machine: its X-Forwarded-For
+        stays.
         """
         given, address = b"", b""
         for name, value in scope["headers"]:

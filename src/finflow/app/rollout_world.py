@@ -5,18 +5,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from finflow.kernel.errors import FinFlowError
-from finflow.rollout.checks_spec import SmokeSpec
-from finflow.rollout.ingress_spec import AlbSpec, CaddySpec, GatewaySpec, HaproxySpec
+from finflow.app.rollout_checks import StepChecks
 from finflow.rollout.judge import Judge
-from finflow.rollout.ports import Approval, Check, Endpoint, Fleet, Ingress, Source, TrafficLog
+from finflow.rollout.ports import Endpoint, Fleet, Ingress, Source
 from finflow.rollout.spec import RolloutSpec
-from finflow.rollout.state import Told
 from finflow.rollout.verdicts import Reading, Side
 from finflow.rollout.world import World
 
 if TYPE_CHECKING:
-    from finflow.app.checks import Maker
     from finflow.rollout.ports import BlastRadius
 
 _LAST_NOTICES_WITHIN_S: Final = 30.0
@@ -25,19 +21,21 @@ _LAST_NOTICES_WITHIN_S: Final = 30.0
 @asynccontextmanager
 async def composed(spec: RolloutSpec, data: Path, folder: Path) -> AsyncIterator[World]:
     """The world of a spec whose relative paths begin at `folder`. Raises what its parts are missing."""
-    from finflow.app import notices
+    from finflow.app import ingresses, notices
     from finflow.rollout.sources.opening import open_source
 
     both = {side: fleet_of(spec, side, data, folder) for side in Side}
-    ingress, traffic = ingress_of(spec, data)
+    ingress = router_of(spec, data)
+    traffic = ingresses.traffic_log_of(ingress)
     releases = {Side.BASELINE: spec.baseline.release, Side.CANDIDATE: spec.candidate.release}
     running: dict[Side, Sequence[Endpoint]] = {}
     source = open_source(spec.metrics, releases=releases, traffic=traffic, endpoints=lambda: running)
-    checks = StepChecks(spec, folder, both[Side.CANDIDATE])
+    checks = StepChecks(spec, data, folder, both[Side.CANDIDATE], ingress)
     async with AsyncExitStack() as stack:
         outbox = notices.outbox(spec.notify, folder, data / "rollouts" / spec.service / "notices.jsonl")
         await outbox.open()
         stack.push_async_callback(outbox.close, _LAST_NOTICES_WITHIN_S)
+        stack.push_async_callback(checks.close)
         if close := getattr(source, "close", None):
             stack.push_async_callback(close)
         yield World(
@@ -61,22 +59,11 @@ def fleet_of(spec: RolloutSpec, side: Side, data: Path, folder: Path) -> Fleet:
     return fleets.fleet(named.fleet, data=data, service=spec.service, release=named.release, base=folder)
 
 
-def ingress_of(spec: RolloutSpec, data: Path) -> tuple[Ingress, TrafficLog | None]:
-    """The router that a spec names, and its log of requests where it keeps one; nothing is started."""
-    folder = data / "ingress" / spec.service
-    match spec.ingress:
-        case CaddySpec() as named:
-            from finflow.stack.ingress.caddy import CaddyIngress
+def router_of(spec: RolloutSpec, data: Path) -> Ingress:
+    """The router that a spec names; nothing is started."""
+    from finflow.app import ingresses
 
-            caddy = CaddyIngress(named, folder)
-            return caddy, caddy.traffic
-        case HaproxySpec() as named:
-            from finflow.stack.ingress.haproxy import HaproxyIngress
-
-            haproxy = HaproxyIngress(named, folder)
-            return haproxy, haproxy.traffic
-        case GatewaySpec() | AlbSpec():
-            raise FinFlowError("ingress_missing", "not yet")
+    return ingresses.ingress_of(spec.ingress, data / "ingress" / spec.service)
 
 
 def _opener(ingress: Ingress) -> Callable[[Sequence[Endpoint]], Any] | None:
@@ -118,39 +105,3 @@ class FleetSource:
         for side, fleet in self._fleets.items():
             self._running[side] = await fleet.endpoints()
         return await self._source.read()
-
-
-class RecordedApprovals:
-    """The approvals that the decision log holds."""
-
-    def __init__(self) -> None:
-        self.known: Mapping[str, Told] = {}
-
-    async def find(self, digest: str) -> Approval | None:
-        """The approval of the thing with this digest, or None."""
-        given = self.known.get(digest)
-        return None if given is None else Approval(digest, given.who, given.at)
-
-
-class StepChecks:
-    """The checks of a spec: those that try the candidate out, and those that need nothing of it."""
-
-    def __init__(self, spec: RolloutSpec, folder: Path, candidate: Fleet) -> None:
-        from finflow.app import checks
-
-        self._approvals = RecordedApprovals()
-        around = checks.Surroundings(folder, spec.service, spec.candidate.release, self._approvals)
-        made = checks.checks(spec.checks, around, _makers(spec, candidate))
-        pairs = list(zip(spec.checks, made, strict=True))
-        self._trying = [check for named, check in pairs if isinstance(named, SmokeSpec)]
-        self._others = [check for named, check in pairs if not isinstance(named, SmokeSpec)]
-
-    def before(self, step: int, running: bool, approvals: Mapping[str, Told]) -> Sequence[Check]:
-        """The same before every step."""
-        self._approvals.known = approvals
-        return self._trying if running else self._others
-
-
-def _makers(spec: RolloutSpec, candidate: Fleet) -> "Mapping[type, Maker]":
-    """Checks that other rooms own."""
-    return {}

@@ -15,12 +15,13 @@ from finflow.kernel.clock import system_clock
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout import events as e
 from finflow.rollout import log
+from finflow.rollout.fold import folded
 from finflow.rollout.lock import ServiceLock, holder
 from finflow.rollout.log import DecisionLog
 from finflow.rollout.orders import OrderBox, somebody
 from finflow.rollout.service import Controller
 from finflow.rollout.spec import RolloutSpec
-from finflow.rollout.state import Phase, State, folded
+from finflow.rollout.state import Phase, State
 from finflow.rollout.world import World
 
 _LOCK_TRIES: Final = 10
@@ -30,7 +31,7 @@ Composed = Callable[[RolloutSpec, Path, Path], AbstractAsyncContextManager[World
 
 
 class Service:
-    """One service's folder: DATA/rollouts/SERVICE with `lock`, `orders/` and `log/`."""
+    """One service's folder: DATA/rollouts/SERVICE with `lock`, `orders/`, and 000001.jsonl and so on."""
 
     def __init__(self, data: Path, name: str) -> None:
         self.name = name
@@ -45,19 +46,19 @@ class Service:
 
     def rollouts(self) -> list[list[e.Entry]]:
         """What its logs say, one list a rollout, oldest first."""
-        found = [log.read(path) for path in log.files(self.folder / "log")]
+        found = [log.read(path) for path in log.files(self.folder)]
         return [entries for entries in found if entries]
 
     def last(self) -> list[e.Entry]:
         """What the log of its last rollout says. Raises rollout_unknown."""
-        for path in reversed(log.files(self.folder / "log")):
+        for path in reversed(log.files(self.folder)):
             if entries := log.read(path):
                 return entries
         raise FinFlowError("rollout_unknown", f"There is no rollout of {self.name} in {self.folder}.")
 
     def verify(self) -> log.Verified:
         """Whether its log is what was written."""
-        return log.verify(self.folder / "log")
+        return log.verify(self.folder)
 
 
 def service(data: Path, name: str | None) -> Service:
@@ -93,7 +94,7 @@ class Session:
     def __init__(self, place: Service) -> None:
         self.place = place
         self.lock = ServiceLock(place.folder)
-        self.log = DecisionLog(place.folder / "log")
+        self.log = DecisionLog(place.folder)
 
     async def __aenter__(self) -> "Session":
         # Whoever only looks holds the lock for an instant.

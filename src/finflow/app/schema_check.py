@@ -15,42 +15,25 @@ import msgspec
 
 from finflow.db.backfill import Told
 from finflow.db.change import SchemaChange, StepStatus
-from finflow.db.contracting import QUIET_S, Permit
+from finflow.db.contracting import Permit
 from finflow.db.phases import Phase
 from finflow.db.steps import DONE
 from finflow.db.throttle import Pace
 from finflow.kernel.errors import FinFlowError
+from finflow.rollout.checks_spec import SchemaSpec
 from finflow.rollout.verdicts import FULL_WEIGHT_BP, Judgement, Verdict
 
 _NOT_YET: Final = frozenset(("phase_missing", "migration_busy"))
-
-
-class SchemaSpec(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="schema", kw_only=True
-):
-    """What a rollout's spec says of its schema change; `folder` is relative to the spec.
-
-    `work_share`: the part of the time that a backfill works. `old_release`: what application_name says of the
-    old release's sessions.
-    """
-
-    folder: str
-    database_url_env: str = "FINFLOW_DATABASE_URL"
-    change: str | None = None
-    quiet_s: float = QUIET_S
-    work_share: float = 0.25
-    old_release: str = ""
-    ignored_applications: tuple[str, ...] = ()
 
 
 class RolloutSchema:
     """The four moments of a rollout at which its schema changes, and what a gate asks in between."""
 
     def __init__(self, spec: SchemaSpec, beside: Path = Path()) -> None:
-        url = os.environ.get(spec.database_url_env)
+        url = os.environ.get(spec.database_url_variable)
         if not url:
-            detail = f"The environment has no {spec.database_url_env}."
-            raise FinFlowError("setting_malformed", detail, "database_url_env")
+            detail = f"The environment has no {spec.database_url_variable}."
+            raise FinFlowError("setting_malformed", detail, "database_url_variable")
         self._spec = spec
         self._change = SchemaChange(
             url, beside / spec.folder, change=spec.change, pace=Pace(share=spec.work_share)

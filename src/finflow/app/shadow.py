@@ -25,6 +25,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
+import uvloop
 
 from finflow.db.pool import connect
 from finflow.kernel.errors import CATALOGUE, FinFlowError
@@ -40,6 +41,7 @@ LIVE_URL: Final = "FINFLOW_SHADOW_LIVE_URL"
 CLONE_URL: Final = "FINFLOW_SHADOW_CLONE_URL"
 NICENESS: Final = 10
 _STOP_TIMEOUT_S: Final = 60.0
+_GRACE_S: Final = 10.0
 _POLL_S: Final = 0.1
 
 
@@ -307,14 +309,22 @@ def main(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int:
     os.nice(NICENESS)
 
     async def until_told() -> None:
-        stopping = asyncio.Event()
-        loop = asyncio.get_running_loop()
+        stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+        working = asyncio.create_task(run(folder, environ.get(LIVE_URL) or _named(LIVE_URL), stopping))
+
+        def told() -> None:
+            stopping.set()
+            # A clone that is being made has nothing to finish.
+            loop.call_later(_GRACE_S, working.cancel)
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-        await run(folder, environ.get(LIVE_URL) or _named(LIVE_URL), stopping)
+            loop.add_signal_handler(number, told)
+        await working
 
     try:
-        asyncio.run(until_told())
+        uvloop.run(until_told())
+    except asyncio.CancelledError:
+        return 0
     except FinFlowError as error:
         _last_line(f"{error.kind.code}: {error.detail}")
         return error.kind.exit_code

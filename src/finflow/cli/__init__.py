@@ -64,7 +64,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "finflow.cli.verify:verify",
         "Check a deployment: critical paths, databases, certificates, queues, alerts.",
     ),
-    "demo": ("finflow.cli.demo:demo", "Replay a bank's history over HTTP and check every balance."),
+    "demo": (
+        "finflow.cli.demo:demo",
+        "Move a bank to a new release under live traffic: a bad one is taken back, a good one goes to all.",
+    ),
 }
 _INTERRUPTED: Final = 130
 

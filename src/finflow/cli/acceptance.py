@@ -45,6 +45,8 @@ def acceptance(**options: Any) -> int:
 async def _acceptance(options: Mapping[str, Any]) -> int:
     from finflow.acceptance import service
 
+    for name in ("clone_url", "template_url"):
+        _check_url(options[name], f"--{name.replace('_', '-')}")
     source = _source(options)
     if options["dry_run"]:
         click.echo(_words(options, source))
@@ -68,6 +70,12 @@ async def _acceptance(options: Mapping[str, Any]) -> int:
     return _show(result, options["as_json"])
 
 
+def _check_url(url: str | None, name: str) -> None:
+    if url and not url.startswith(("postgresql://", "postgres://")):
+        # What it holds may be a secret that lost its beginning.
+        raise FinFlowError("setting_malformed", f"{name} is not a postgresql:// URL.", name)
+
+
 def _source(options: Mapping[str, Any]) -> str | None:
     """Production's database, where we know it: it is what must not be touched, and what is cloned."""
     from finflow.app import Config
@@ -85,7 +93,7 @@ def _source(options: Mapping[str, Any]) -> str | None:
         detail = (
             "production's server is not ours to copy: restore a backup of it and name that as --template-url"
         )
-        raise FinFlowError("clone_not_made", detail)
+        raise FinFlowError("clone_failed", detail)
     return source
 
 
@@ -130,7 +138,8 @@ def _show(result: "Result", as_json: bool) -> int:
             click.echo(table(("WHAT", "EXPECTED", "FOUND"), rows) + "\n")
         verdict = "ACCEPTED" if result.accepted else "NOT ACCEPTED"
         click.echo(
-            f"{verdict}: {result.orders} orders, {result.compared} facts compared, {len(result.differences)} "
-            f"differences in {result.duration_s:.1f} s."
+            f"{verdict}: {result.orders} orders, {result.compared} facts compared, "
+            f"the books of {result.ledgers} ledgers recounted, "
+            f"{len(result.differences)} differences in {result.duration_s:.1f} s."
         )
     return 0 if result.accepted else 1

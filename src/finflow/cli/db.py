@@ -63,8 +63,11 @@ def _run(
     from finflow.app import Config
     from finflow.db.change import SchemaChange
     from finflow.db.migrations import PACKAGED
+    from finflow.db.phases import ignored
     from finflow.db.throttle import Pace
 
+    if others := ignored(where["folder"] or PACKAGED):
+        click.echo(f"Left out, not being named NNNN_name.PHASE.sql: {', '.join(others[:5])}", err=True)
     config = Config.load({"data": where["data"], "database_url": where["database_url"]})
 
     async def opened() -> T:

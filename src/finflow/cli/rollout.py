@@ -28,11 +28,14 @@ VERBS: Final[dict[str, str]] = {
     "resume": "finflow.cli.rollout_orders:resume",
     "approve": "finflow.cli.rollout_orders:approve",
     "abort": "finflow.cli.rollout_orders:abort",
+    "down": "finflow.cli.rollout_down:down",
     "history": "finflow.cli.rollout_reading:history",
     "log": "finflow.cli.rollout_reading:log_",
     "dora": "finflow.cli.rollout_reading:dora_",
     "judge": "finflow.cli.rollout_judge:judge",
     "impact": "finflow.cli.rollout_impact:impact",
+    "shadow": "finflow.cli.rollout_shadow:shadow",
+    "repair": "finflow.cli.rollout_repair:repair",
 }
 
 
@@ -240,7 +243,7 @@ def _detached(place_: "Service", as_json: bool) -> int:
 
 
 def _epoch(place_: "Service") -> int:
-    from finflow.rollout.state import folded
+    from finflow.rollout.fold import folded
 
     return folded(place_.last()).epoch
 

@@ -12,6 +12,7 @@ from finflow.kernel.errors import EXIT_DONE, EXIT_NO, FinFlowError
 if TYPE_CHECKING:
     from finflow.rollout.gates_spec import Gates
     from finflow.rollout.offline import Decision
+    from finflow.rollout.sources.recorded import Recording
 
 _SHOWN = ("evidence", "needed", "slower_percent", "at_least_percent", "observed_share", "latency_ms_p99")
 
@@ -23,9 +24,15 @@ _SHOWN = ("evidence", "needed", "slower_percent", "at_least_percent", "observed_
     "--alpha", type=click.FloatRange(0, 0.2, min_open=True), default=0.01, show_default=True,
     help="How often a good candidate may be accused; without --gates.",
 )  # fmt: skip
+@click.option(
+    "--worse", type=click.Choice(["higher", "lower", "either"]), default="higher", show_default=True,
+    help="Of series: which values are worse.",
+)  # fmt: skip
 @click.option("--min-requests", type=click.IntRange(min=1), help="Of either side; without --gates.")
 @json_option
-def judge(file: str, gates_file: str | None, alpha: float, min_requests: int | None, as_json: bool) -> int:
+def judge(
+    file: str, gates_file: str | None, alpha: float, worse: str, min_requests: int | None, as_json: bool
+) -> int:
     """Judge recorded numbers of a baseline and a candidate: exit 0 for pass, 1 for anything else.
 
     \b
@@ -37,17 +44,28 @@ def judge(file: str, gates_file: str | None, alpha: float, min_requests: int | N
                or new_requests,new_errors,...: what came since the row before
       series   CSV: baseline,candidate
     """
-    from finflow.rollout.offline import decide, fitting
+    from finflow.rollout.offline import fitting
     from finflow.rollout.sources.recorded import read_recording
 
     recording = read_recording(file)
     spec = _gates(gates_file) if gates_file else fitting(recording, alpha=alpha, min_requests=min_requests)
-    decision = decide(recording, spec)
+    decision = _decision(recording, spec, worse)
     if as_json:
         echo_json(decision)
     else:
         click.echo(_screen(decision))
     return EXIT_DONE if decision.verdict == "pass" else EXIT_NO
+
+
+def _decision(recording: "Recording", spec: "Gates", worse: str) -> "Decision":
+    from finflow.rollout.offline import decide, decide_either
+    from finflow.rollout.sources.recorded import inverted
+
+    if worse != "higher" and not recording.is_series:
+        raise click.UsageError("--worse is for series; errors are always worse.")
+    if worse == "either":
+        return decide_either(recording, spec)
+    return decide(recording if worse == "higher" else inverted(recording), spec)
 
 
 def _gates(file: str) -> "Gates":
@@ -62,7 +80,7 @@ def _gates(file: str) -> "Gates":
         found = found.get("gates", found) if isinstance(found, dict) else found
         return msgspec.convert(found, Gates)
     except OSError as error:
-        raise FinFlowError("file_unreadable", f"{file}: {error}") from error
+        raise FinFlowError("file_unreadable", f"{file}: {error.strerror}") from error
     except (msgspec.ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise FinFlowError("gates_malformed", f"{file}: {error}") from error
 

@@ -77,7 +77,7 @@ def approve(service: str | None, reason: str, data: str | None, as_json: bool) -
 def abort(service: str | None, reason: str, yes: bool, data: str | None, as_json: bool) -> int:
     """Take the candidate back at once: weight 0, read back from the ingress; also without a controller."""
     from finflow.rollout.events import Order
-    from finflow.rollout.state import folded
+    from finflow.rollout.fold import folded
 
     place_ = place(data, service)
     state = folded(place_.last())
@@ -94,7 +94,8 @@ def _by_itself(place_: "Service", reason: str, as_json: bool) -> int:
 
     from finflow.cli.rollout import carried_on, summary
     from finflow.rollout.events import Order
-    from finflow.rollout.state import Phase, folded
+    from finflow.rollout.fold import folded
+    from finflow.rollout.state import Phase
 
     place_.orders.drop(folded(place_.last()).rollout_id, Order.ABORT, reason)
     state = asyncio.run(carried_on(place_))
@@ -107,7 +108,7 @@ def _by_itself(place_: "Service", reason: str, as_json: bool) -> int:
 
 def _given(place_: "Service", order: "Order", reason: str, as_json: bool) -> int:
     """Drops the order and waits until it stands in the log."""
-    from finflow.rollout.state import folded
+    from finflow.rollout.fold import folded
 
     rollout_id = folded(place_.last()).rollout_id
     if place_.controller is None:

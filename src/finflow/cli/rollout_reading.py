@@ -39,7 +39,7 @@ def show(service: str | None, watch: bool, data: str | None, as_json: bool) -> i
 
 
 def _state(place_: "Service") -> "State":
-    from finflow.rollout.state import folded
+    from finflow.rollout.fold import folded
 
     return folded(place_.last())
 
@@ -49,7 +49,7 @@ def _screen(place_: "Service") -> Any:
 
     from finflow.app.rollouts import spec_of
     from finflow.cli.rollout_screen import screen
-    from finflow.rollout.state import folded
+    from finflow.rollout.fold import folded
 
     entries = place_.last()
     lines = screen(spec_of(entries)[0], folded(entries), place_.controller)
@@ -135,7 +135,7 @@ def history(service: str | None, data: str | None, as_json: bool) -> int:
 
 
 def _states(place_: "Service") -> "list[State]":
-    from finflow.rollout.state import folded
+    from finflow.rollout.fold import folded
 
     return [folded(entries) for entries in place_.rollouts()]
 

@@ -141,7 +141,8 @@ def _bar(share: float, width: int) -> str:
 def _traffic(state: State) -> list[Line]:
     lines = [_title("TRAFFIC")]
     if "swap" in state.done:
-        return [*lines, [(f"  everybody  {state.candidate:<14.14} {_bar(1.0, _BAR)} {_percent(10_000):>8}", "green")]]
+        words = f"  everybody  {state.candidate:<14.14} {_bar(1.0, _BAR)} {_percent(10_000):>8}"
+        return [*lines, [(words, "green")]]
     candidate = state.weight_bp if state.drift_bp is None else state.drift_bp
     for side, name, weight in (
         (Side.BASELINE, state.baseline, 10_000 - candidate),

@@ -105,7 +105,8 @@ def report(folder: str | None, with_cases: bool, as_json: bool, **flags: Any) ->
     found = _read(place)
     cases = read_cases(place.root) if with_cases else []
     running = place.runner() is not None
-    facts = _facts(found, running) | ({"cases": cases} if with_cases else {})
+    facts = _facts(found, running) | {"wrong_by_release": _by_release(read_cases(place.root))}
+    facts |= {"cases": cases} if with_cases else {}
     text = _report(found, running) + ("\n\n" + _cases(cases) if cases else "")
     _print(facts, as_json, text)
     return EXIT_NO if found.wrong else EXIT_DONE
@@ -249,6 +250,18 @@ def _facts(found: "Report", running: bool) -> dict[str, Any]:
         "ledgers": found.ledgers,
         "last_error": found.last_error,
     }
+
+
+def _by_release(cases: "list[Case]") -> dict[str, int]:
+    """How many cases each release has made, where the journal says which wrote the row."""
+    from finflow.shadow.model import WRONG
+
+    counts: dict[str, int] = {}
+    for case in cases:
+        if case.outcome in WRONG:
+            name = case.release or "unknown"
+            counts[name] = counts.get(name, 0) + 1
+    return counts
 
 
 def _line(found: "Report") -> str:

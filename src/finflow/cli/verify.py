@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +16,7 @@ from finflow.kernel.errors import FinFlowError
 
 if TYPE_CHECKING:
     from finflow.app import Config
+    from finflow.verification.model import Outcome
     from finflow.verification.spec import Spec
 
 # Inputs that nobody may read in `ps` come by the environment, each under its name behind this.
@@ -93,6 +95,8 @@ async def _verify(spec: "Spec", options: Mapping[str, Any]) -> int:
     from finflow.verification.service import Run, check_reachable
     from finflow.verification.service import verify as verified
 
+    _check_inputs(spec, options["given"])
+    _check_writable(options["junit"])
     config = Config.load({"data": options["data"]})
     bank = options["spec_file"] is None
     url = _url(spec, options, config, bank)
@@ -101,17 +105,18 @@ async def _verify(spec: "Spec", options: Mapping[str, Any]) -> int:
     from finflow.app.smoke import given_inputs
 
     own = given_inputs(spec, os.environ)
-    values = {**(await _bank_inputs(url, config) if bank else {}), **own, **options["given"]}
-    _check_inputs(spec, options["given"])
+    began_s = time.monotonic()
+    found, before = await _bank_inputs(url, config) if bank else ({}, [])
     report = await verified(
         Run(
             spec=spec,
             url=url,
             tags=options["tags"],
-            values=values,
+            values={**found, **own, **options["given"]},
             environ=_environment(url, config),
-            deadline_s=options["deadline_s"],
+            deadline_s=max(0.0, options["deadline_s"] - (time.monotonic() - began_s)),
             told=lambda outcome: click.echo(shown.line(outcome), err=options["as_json"]),
+            before=before,
         )
     )
     strict = options["strict"]
@@ -144,8 +149,29 @@ def _check_inputs(spec: "Spec", given: Mapping[str, str]) -> None:
             raise click.UsageError(f"{name!r} is a secret: give it as {_INPUT}{name.upper()}.")
 
 
-async def _bank_inputs(url: str, config: "Config") -> Mapping[str, str]:
-    """A token of the synthetic tenant and the operator's: from the environment, or signed with local keys."""
+async def _bank_inputs(url: str, config: "Config") -> "tuple[Mapping[str, str], list[Outcome]]":
+    """The bank's inputs; or a failed outcome where the service is too broken to give them.
+
+    The other checks then say how far it is broken. Raises what whoever asks has to mend: 401, 403 and so on.
+    """
+    from finflow.verification.model import Outcome, Status
+
+    began_s = time.monotonic()
+    try:
+        return await _asked_inputs(url, config), []
+    except FinFlowError as error:
+        if error.kind.status < 500 or error.kind.code == "signing_key_unknown":
+            raise
+        failed = Outcome(
+            id="inputs", kind="http", title="The synthetic tenant and its ledger are found or made", tags=[],
+            status=Status.FAILED, words=f"{error.kind.code}: {error.detail.rstrip(': ')}",
+            duration_s=round(time.monotonic() - began_s, 3),
+        )  # fmt: skip
+        return {}, [failed]
+
+
+async def _asked_inputs(url: str, config: "Config") -> Mapping[str, str]:
+    """A token of the synthetic tenant and the operator's: of the environment, or signed with local keys."""
     from finflow.app.verifying import inputs_of_tenant, synthetic_tenant
     from finflow.cli.connect import Access
 
@@ -173,13 +199,20 @@ def _environment(url: str, config: "Config") -> Mapping[str, str]:
     return environ
 
 
+def _check_writable(path: Path | None) -> None:
+    """Before anything is asked: a report that cannot be kept is found out now, not after the run."""
+    if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+        raise click.UsageError(f"--junit {path}: there is no folder that can be written to.")
+
+
 def _write(path: Path, data: bytes) -> None:
+    """The whole file or none: continuous integration never reads half a report."""
     fresh = path.with_name(f".{path.name}.new")
     try:
         fresh.write_bytes(data)
         fresh.replace(path)
     except OSError as error:
-        raise FinFlowError("file_unreadable", f"{path}: {error.strerror}", "--junit") from error
+        raise click.FileError(str(path), error.strerror) from error
 
 
 verify.add_command(acceptance)

@@ -141,8 +141,9 @@ async def guarded(name: str, work: Awaitable[T], passing: tuple[type[Exception],
         raise FinFlowError("database_full", f"{name}: {error}") from error
     except asyncpg.PostgresConnectionError:
         raise
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.DataError) as error:
-        if getattr(error, "sqlstate", "")[:3] == "57P":
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        gone = getattr(error, "sqlstate", "")[:3] == "57P" or "closed" in str(error)
+        if gone and not isinstance(error, asyncpg.DataError):
             # The server is going down, or an operator ended this session: nothing is wrong with the step.
             raise FinFlowError("database_unreachable", f"{name}: {error}") from error
         raise FinFlowError("migration_failed", f"{name}: {error}") from error

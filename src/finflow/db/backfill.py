@@ -122,7 +122,8 @@ class Backfill:
                     pass
         finally:
             if not self._connection.is_closed() and not self._connection.is_in_transaction():
-                await steps.release(self._connection, self._step.name, self._holder)
+                async with self._connection.transaction():
+                    await steps.release(self._connection, self._step.name, self._holder)
         return self._finished
 
     async def rehearse(self) -> bool:
@@ -147,12 +148,12 @@ class Backfill:
         except _PASSING:
             await self._hindered()
             return "hindered"
+        self._hindered_since = None
         batch_s = monotonic() - begun
         if self._doing != "worked":
             self._tell()
             await asyncio.sleep(0 if self._doing == steps.DONE else _WAIT_S)
             return self._doing
-        self._hindered_since = None
         pause_s = self._throttle.after(batch_s, self._progress.rows - before)
         self._tell(batch_s, pause_s)
         await asyncio.sleep(pause_s)

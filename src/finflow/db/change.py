@@ -106,7 +106,7 @@ class SchemaChange:
             if not missing:
                 return []
             self._check_before(missing, ledger)
-            contracting.check_time(permit, await connection.fetchval("SELECT clock_timestamp()"))
+            contracting.check_time(permit, await contracting.server_time(connection))
             sessions = await self._old_sessions(connection, permit, missing, ledger)
             contracting.check_sessions(sessions)
             ask = verifying.ask if dry_run else verifying.verify
@@ -154,12 +154,17 @@ class SchemaChange:
             statement_cache_size=0,
         )
         try:
-            await check_version(connection)
+            async with connection.transaction():
+                await check_version(connection)
             yield connection
         except CONNECT_ERRORS as error:
             raise unreachable(self._url, error) from error
         finally:
-            await connection.close(timeout=5)
+            try:
+                await connection.close(timeout=5)
+            except (*CONNECT_ERRORS, asyncpg.PostgresError):
+                # What was done is done; a server that does not say goodbye changes nothing about it.
+                connection.terminate()
 
     @asynccontextmanager
     async def _opened(

@@ -70,7 +70,8 @@ async def old_sessions(
     connection: "asyncpg.Connection[Any]", permit: Permit, expanded_at: datetime
 ) -> list[OldSession]:
     """Sessions of before the change, or of the old release by their name."""
-    rows = await connection.fetch(_OLD_SESSIONS, expanded_at, permit.release, list(permit.ignored))
+    async with connection.transaction():
+        rows = await connection.fetch(_OLD_SESSIONS, expanded_at, permit.release, list(permit.ignored))
     return [
         OldSession(row["pid"], redact(row["application_name"]), row["backend_start"], row["client"])
         for row in rows
@@ -79,7 +80,15 @@ async def old_sessions(
 
 async def sees_sessions(connection: "asyncpg.Connection[Any]") -> bool:
     """Whether this user can tell whose sessions there are."""
-    return bool(await connection.fetchval(_SEES_ALL))
+    async with connection.transaction():
+        return bool(await connection.fetchval(_SEES_ALL))
+
+
+async def server_time(connection: "asyncpg.Connection[Any]") -> datetime:
+    """The server's clock; the only one that all who ask agree on."""
+    async with connection.transaction():
+        now: datetime = await connection.fetchval("SELECT clock_timestamp()")
+    return now
 
 
 def check_sessions(sessions: Sequence[OldSession]) -> None:

@@ -142,7 +142,9 @@ class ConcurrentStep:
         raise FinFlowError("migration_failed", f"{self._step.name}: there is no table {table}.")
 
     async def _drop(self, index: str) -> bool:
-        if await self._connection.fetchval("SELECT to_regclass($1) IS NOT NULL", index):
+        async with self._connection.transaction():
+            there = await self._connection.fetchval("SELECT to_regclass($1) IS NOT NULL", index)
+        if there:
             await self._execute(_LIMITS, f"DROP INDEX CONCURRENTLY IF EXISTS {index}")
         return True
 

@@ -64,7 +64,8 @@ async def _migrate(
     await prepare_ledger(connection, deadline)
     ledger = await steps.applied(connection)
     steps.check_unchanged(found, ledger)
-    new = not ledger and await connection.fetchval(_HAS_NO_TABLES)
+    async with connection.transaction():
+        new = not ledger and await connection.fetchval(_HAS_NO_TABLES)
     return [
         step.name
         for step in found

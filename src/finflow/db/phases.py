@@ -78,6 +78,12 @@ def load(folder: Path) -> list[Migration]:
     return sorted(steps, key=lambda step: (step.change, order.index(step.phase), step.name))
 
 
+def ignored(folder: Path) -> list[str]:
+    """Files of SQL in a folder whose names belong to no phase; nobody applies them."""
+    names = (path.name for path in folder.iterdir() if path.suffix == ".sql")
+    return sorted(name for name in names if not FILE_NAME.fullmatch(name))
+
+
 def _read(path: Path, match: re.Match[str]) -> Migration:
     content = path.read_bytes()
     if len(content) > MAX_FILE_BYTES:

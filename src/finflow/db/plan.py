@@ -50,9 +50,10 @@ async def plan(connection: "asyncpg.Connection[Any]", found: list[Migration]) ->
     order = list(Phase)
     missing = [step for step in found if not steps.is_done(step, ledger)]
     planned = []
-    for step in sorted(missing, key=lambda each: order.index(each.phase)):
-        state = ledger[step.name].state if step.name in ledger else "pending"
-        planned.append(await _planned(connection, step, state))
+    async with connection.transaction():
+        for step in sorted(missing, key=lambda each: order.index(each.phase)):
+            state = ledger[step.name].state if step.name in ledger else "pending"
+            planned.append(await _planned(connection, step, state))
     return planned
 
 

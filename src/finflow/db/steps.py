@@ -2,7 +2,9 @@
 
 A step that runs in one transaction is `done` or not there: its row commits with it. A backfill and an index
 that is built concurrently have a row from their beginning, so whoever comes after a kill knows what it finds.
-Who works on such a row holds it by a lease, not by a lock of the session: leases work behind poolers.
+Who works on such a row holds it by a lease, not by a lock of the session: leases work behind poolers. For the
+same reason every question here has a transaction around it: a transaction pooler may give each statement
+outside of one to another session.
 """
 
 from datetime import datetime
@@ -53,7 +55,8 @@ class Applied(msgspec.Struct, frozen=True):
 
 async def is_prepared(connection: "asyncpg.Connection[Any]") -> bool:
     """Whether the ledger is there with all its columns."""
-    return bool(await connection.fetchval(_IS_PREPARED))
+    async with connection.transaction():
+        return bool(await connection.fetchval(_IS_PREPARED))
 
 
 async def prepare(connection: "asyncpg.Connection[Any]") -> None:
@@ -64,9 +67,10 @@ async def prepare(connection: "asyncpg.Connection[Any]") -> None:
 
 async def applied(connection: "asyncpg.Connection[Any]") -> dict[str, Applied]:
     """The ledger as it is, read without changing it, also where it is an old one or none."""
-    if not await connection.fetchval(_HAS_TABLE):
-        return {}
-    rows = await connection.fetch("SELECT to_jsonb(s)::text AS row FROM schema_migrations s")
+    async with connection.transaction():
+        if not await connection.fetchval(_HAS_TABLE):
+            return {}
+        rows = await connection.fetch("SELECT to_jsonb(s)::text AS row FROM schema_migrations s")
     found = (msgspec.json.decode(row["row"]) for row in rows)
     return {row["name"]: _applied(row) for row in found}
 
@@ -133,7 +137,10 @@ async def claim(connection: "asyncpg.Connection[Any]", name: str, holder: str, l
 
 async def state_of(connection: "asyncpg.Connection[Any]", name: str) -> str | None:
     """begun, paused or done; None for a step that nobody has begun."""
-    state: str | None = await connection.fetchval("SELECT state FROM schema_migrations WHERE name = $1", name)
+    async with connection.transaction():
+        state: str | None = await connection.fetchval(
+            "SELECT state FROM schema_migrations WHERE name = $1", name
+        )
     return state
 
 
@@ -158,12 +165,13 @@ async def release(connection: "asyncpg.Connection[Any]", name: str, holder: str)
 async def set_paused(connection: "asyncpg.Connection[Any]", name: str, paused: bool) -> bool:
     """Stops a backfill that has begun, or lets it go on, whoever runs it; False if that changed nothing."""
     old, new = (BEGUN, PAUSED) if paused else (PAUSED, BEGUN)
-    changed = await connection.fetchval(
-        "UPDATE schema_migrations SET state = $3 WHERE name = $1 AND state = $2 RETURNING true",
-        name,
-        old,
-        new,
-    )
+    async with connection.transaction():
+        changed = await connection.fetchval(
+            "UPDATE schema_migrations SET state = $3 WHERE name = $1 AND state = $2 RETURNING true",
+            name,
+            old,
+            new,
+        )
     return bool(changed)
 
 

@@ -4,6 +4,7 @@ Every act is what an engineer would do by a command of FinFlow, on the same code
 the shadow in its process, repairs by their plan, the schema's phases, the verification of the whole.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -18,14 +19,14 @@ from finflow.acceptance import service as acceptance
 from finflow.app import Config, accepting
 from finflow.app import shadow as shadows
 from finflow.app.impact import blast_radius
-from finflow.app.rollout_world import composed, fleet_of, ingress_of
+from finflow.app.rollout_world import composed, fleet_of, router_of
 from finflow.app.rollouts import Service, Session
 from finflow.app.shadow import ShadowFolder
-from finflow.app.smoke import BANK, Smoke, smoke_check
+from finflow.app.smoke import BANK, bank_inputs
 from finflow.client.service import Client
 from finflow.client.tokens import TokenProvider
 from finflow.demo.stage import PROCESSES, SCHEMA, SERVICE, Stage
-from finflow.kernel.errors import FinFlowError
+from finflow.kernel.errors import EXIT_DONE, FinFlowError
 from finflow.rollout import events as e
 from finflow.rollout.checks_spec import CheckSpec, InvariantsSpec, SchemaSpec, ShadowSpec, SmokeSpec
 from finflow.rollout.gates_spec import (
@@ -38,15 +39,19 @@ from finflow.rollout.gates_spec import (
     TrafficMetrics,
 )
 from finflow.rollout.ingress_spec import CaddySpec
-from finflow.rollout.ports import Endpoint, Impact
+from finflow.rollout.ports import Impact
 from finflow.rollout.spec import PolicySpec, ReleaseSpec, RolloutSpec, StepSpec
 from finflow.rollout.state import Phase, State
-from finflow.rollout.verdicts import Side, Verdict
+from finflow.rollout.verdicts import Side
 from finflow.shadow import checksum
 from finflow.shadow.repair import Api, Applied, Plan, apply_plan, make_plan
 from finflow.shadow.report import Report, read_cases, read_report
 from finflow.stack.ingress.caddy_config import TRAFFIC
+from finflow.stack.ingress.local import LocalIngress
 from finflow.stack.ingress.traffic import Place, served_from
+from finflow.verification import loading
+from finflow.verification import service as verification
+from finflow.verification.model import Status
 
 WEIGHTS: Final = (5.0, 25.0, 50.0, 100.0)
 Heard = Callable[[State], None]
@@ -88,18 +93,17 @@ def spec(
 async def open_house(stage: Stage, first: RolloutSpec, undo: AsyncExitStack) -> None:
     """The legacy fleet and the router in front of it; both live until the end of the demonstration."""
     fleet = fleet_of(first, Side.BASELINE, stage.data, stage.data)
+    ingress = router_of(first, stage.data)
+    assert isinstance(ingress, LocalIngress), "the demonstration's router is Caddy"
+    ingress.folder.create()
+    ingress.folder.make_proof()
     undo.push_async_callback(fleet.stop)
     await fleet.start(PROCESSES)
     if not await fleet.ready(60.0):
         raise FinFlowError("service_failed", "the legacy fleet does not become ready")
-    endpoints: list[Endpoint] = list(await fleet.endpoints())
-    ingress, _ = ingress_of(first, stage.data)
-    undo.push_async_callback(_stop, ingress)
-    await ingress.start(endpoints)  # type: ignore[attr-defined] # a router of ours is started
-
-
-async def _stop(ingress: object) -> None:
-    await ingress.stop()  # type: ignore[attr-defined] # a router of ours is stopped
+    undo.push_async_callback(ingress.stop)
+    stage.free_port()
+    await ingress.start(await fleet.endpoints())
 
 
 async def roll_out(stage: Stage, wanted: RolloutSpec, heard: Heard) -> State:
@@ -121,12 +125,12 @@ def stop_candidates(stage: Stage, specs: Sequence[RolloutSpec], undo: AsyncExitS
 
 def money_checks() -> tuple[CheckSpec, ...]:
     """What the money did: compared with the legacy release's decisions, and the books' own rules."""
-    return ShadowSpec(least_compared=300, longest_lag_s=20.0), InvariantsSpec()
+    return ShadowSpec(least_compared=300, least_of_candidate=20, longest_lag_s=20.0), InvariantsSpec()
 
 
 def all_checks() -> tuple[CheckSpec, ...]:
     """The same, the schema's phases, and the critical paths asked of the candidate itself."""
-    return (*money_checks(), SchemaSpec(folder=str(SCHEMA)), SmokeSpec(spec=BANK))
+    return (*money_checks(), SchemaSpec(folder=str(SCHEMA), work_share=1.0), SmokeSpec(spec=BANK))
 
 
 # --- the shadow --------------------------------------------------------------------------------------------
@@ -268,10 +272,20 @@ def moment_s(text: str) -> float:
 # --- the whole ---------------------------------------------------------------------------------------------
 
 
-async def verify(stage: Stage) -> bool:
-    """Every check of the shipped verification, asked through the router."""
-    check = smoke_check(Smoke(spec=BANK, base_url=stage.url, tags=()), Config.load())
-    return (await check.judge()).verdict is Verdict.PASS
+async def verify(stage: Stage, told: Callable[[str], None]) -> bool:
+    """Every check of the shipped verification, through the router; what is not set up here is skipped.
+
+    `told` hears of each check that failed.
+    """
+    values = await bank_inputs(stage.url, Config.load(), os.environ)
+    spec = loading.parse(loading.shipped(BANK), f"{BANK}.yaml")
+    report = await verification.verify(
+        verification.Run(spec=spec, url=stage.url, values=values, environ=os.environ)
+    )
+    for each in report.outcomes:
+        if each.status is Status.FAILED:
+            told(f"{each.id}: {each.words}")
+    return report.exit_code(strict=False) == EXIT_DONE
 
 
 async def accept(stage: Stage) -> bool:

@@ -1,4 +1,4 @@
-"""The books after the demonstration, read from the database itself: nothing twice, nothing lost, zero sums."""
+"""The books after the demonstration, read from the database: nothing twice, nothing lost, zero sums."""
 
 from collections.abc import Collection
 from typing import Final
@@ -31,7 +31,7 @@ select count(*) from (
 
 
 class Books(msgspec.Struct, frozen=True):
-    """Intents that moved money twice, acknowledged ones that did not move it, and whether all sums are zero."""
+    """Intents that moved money twice, acknowledged ones that did not, and whether all sums are zero."""
 
     duplicates: int
     missing: int

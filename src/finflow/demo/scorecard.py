@@ -58,11 +58,14 @@ class Scorecard(msgspec.Struct, frozen=True, kw_only=True):
         return history and unnoticed and money and released and self.verified and self.accepted
 
 
-def downtime_ms(start_s: float, end_s: float, successes_s: Sequence[float]) -> int:
-    """Time in which nobody was answered well, in windows of a tenth of a second, in milliseconds.
+def downtime_ms(tried: Sequence[tuple[float, bool]]) -> int:
+    """Time in which every request that was sent failed, in windows of a tenth of a second, in milliseconds.
 
-    With hundreds of requests a second a window without one good answer means that the service was away.
+    `tried` are first tries: when each was sent, and whether it was answered well. A slow answer is no
+    downtime: it shows in the quantiles.
     """
-    windows = int((end_s - start_s) / WINDOW_S)
-    answered = {int((each - start_s) / WINDOW_S) for each in successes_s}
-    return round(sum(number not in answered for number in range(windows)) * WINDOW_S * 1000)
+    windows: dict[int, bool] = {}
+    for at_s, good in tried:
+        number = int(at_s / WINDOW_S)
+        windows[number] = windows.get(number, False) or good
+    return round(sum(not good for good in windows.values()) * WINDOW_S * 1000)

@@ -27,7 +27,7 @@ from finflow.demo.stage import Stage, add_contacts
 from finflow.demo.traffic import Tally, Traffic
 from finflow.demo.world import World, open_world
 from finflow.imports.report import LineFault
-from finflow.imports.rows import bounded_lines
+from finflow.imports.service import bounded_lines
 from finflow.rollout.spec import RolloutSpec
 from finflow.rollout.state import State
 from finflow.shadow.report import Report
@@ -40,7 +40,9 @@ SEED: Final = 2026
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to demonstrate, and how much of it. `on_fault` hears of lines of the history that do not fit."""
+    """What to demonstrate, and how much of it. `on_fault` hears of lines of the history that do
+    not fit, `on_trouble` of anything else that is not as it should be.
+    """
 
     source: Source
     fault: Fault = "loud"
@@ -49,6 +51,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     bake_s: float = 10.0
     max_rows: int | None = None
     on_fault: Callable[[LineFault], None] = lambda fault: None
+    on_trouble: Callable[[str], None] = lambda words: None
 
 
 class Watch:
@@ -65,7 +68,7 @@ class Watch:
 
 
 class Demonstration:
-    """All acts on one stage: `await Demonstration(...).run()`. Raises what anything that should work raises."""
+    """All acts on one stage: `await Demonstration(...).run()`. Raises what anything that should work does."""
 
     def __init__(self, stage: Stage, plan: Plan, token_of: TokenOf, operator: Client, watch: Watch) -> None:
         self._stage = stage
@@ -144,7 +147,7 @@ class Demonstration:
 
     async def _verify(self) -> bool:
         self._act("The deployment is verified")
-        return await acts.verify(self._stage)
+        return await acts.verify(self._stage, self._plan.on_trouble)
 
     async def _accept(self) -> bool:
         self._act("Settlement is tried end to end on a clone")
@@ -161,14 +164,11 @@ class _Live:
         self.traffic = Traffic(stage.url, token, world, wanted, plan.rate_per_s)
         self._stop = asyncio.Event()
         self._sending: asyncio.Task[Tally] | None = None
-        self._since_s = self._until_s = 0.0
 
     async def __aenter__(self) -> None:
-        self._since_s = monotonic()
         self._sending = asyncio.create_task(self.traffic.run(self._stop))
 
     async def __aexit__(self, *_: object) -> None:
-        self._until_s = monotonic()
         self._stop.set()
         assert self._sending is not None, "it was entered"
         await self._sending
@@ -184,7 +184,7 @@ class _Live:
             requests=tally.requests,
             failed_requests=max(0, tally.failed - bad.failed_requests),
             given_up=len(tally.lost),
-            downtime_ms=downtime_ms(self._since_s, self._until_s, tally.successes_s),
+            downtime_ms=downtime_ms(tally.tried),
             p99_ms=round(percentile(tally.latencies_ms, 0.99), 1),
             detect_s=bad.detect_s,
             failed_candidate_requests=bad.failed_requests,

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,7 @@ SERVICE: Final = "bank"
 SCHEMA: Final = Path(__file__).parent / "schema"
 PLAIN: Final = "finflow.api.asgi:application"
 PROCESSES: Final = 2
-CONTACTS: Final = 40_000
+CONTACTS: Final = 20_000
 _DATABASE_URL: Final = "FINFLOW_DATABASE_URL"
 _DRAIN_S: Final = 20.0
 _CONTACTS: Final = """
@@ -47,18 +47,20 @@ class Stage(msgspec.Struct, frozen=True):
     url: str
     host: str
     port: int
+    # Gives up the port, which is kept until the router takes it.
+    free_port: Callable[[], None]
 
     def release(self, name: str, target: str = PLAIN, **environment: str) -> ReleaseSpec:
         """A release of the bank, as processes of a fleet."""
         own = {
             "FINFLOW_DATA": str(self.data),
-            _DATABASE_URL: self.database_url,
             "FINFLOW_ISSUER": self.url,
             "FINFLOW_KEYS": str(self.config.keys_folder),
             "FINFLOW_LIMITS_FILE": str(DataFolder(self.data).memory_file()),
             "FINFLOW_METRICS_FOLDER": str(self.data / "metrics"),
             "FINFLOW_LOG_LEVEL": "warning",
             "FINFLOW_KEEP_COMMANDS": "yes",
+            "FINFLOW_INGRESS_PROOF": str(self.data / "ingress" / SERVICE / "proof"),
         }
         program = (sys.executable, "-P", "-m", "finflow.stack.serve", target, "127.0.0.1", "{port}")
         fleet = CommandFleet(
@@ -66,6 +68,8 @@ class Stage(msgspec.Struct, frozen=True):
             processes=PROCESSES,
             ready_path="/readyz",
             environment=own | environment,
+            # It may hold a password, and a rollout's whole spec stands in its log.
+            environment_from=(_DATABASE_URL,),
             drain_s=_DRAIN_S,
         )
         return ReleaseSpec(release=name, fleet=fleet)
@@ -81,13 +85,13 @@ async def staged(config: Config) -> AsyncIterator[Stage]:
     folder = DataFolder(config.data)
     bound = ports.reserve("127.0.0.1", config.port)
     host, port = bound.getsockname()[:2]
-    bound.close()
     async with AsyncExitStack() as undo:
         url = await undo.enter_async_context(database(config.data, config.database_url))
         await migrate(url)
         KeyFolder(config.keys_folder).ensure(time.time())
         undo.enter_context(_environment({_DATABASE_URL: url, "FINFLOW_DATA": str(config.data)}))
-        stage = Stage(config, config.data, url, ports.url_of(host, port), host, port)
+        undo.callback(bound.close)
+        stage = Stage(config, config.data, url, ports.url_of(host, port), host, port, bound.close)
         folder.create()
         folder.write_state(_state(stage))
         undo.callback(folder.clear_state)

@@ -53,7 +53,8 @@ class Tally:
         self.booked: set[str] = set()
         self.recent: deque[Moment] = deque(maxlen=_RECENT)
         self.latencies_ms: list[float] = []
-        self.successes_s: list[float] = []
+        # First tries: when each was to be sent, and whether it was answered well.
+        self.tried: list[tuple[float, bool]] = []
 
     @property
     def failed(self) -> int:
@@ -64,7 +65,6 @@ class Tally:
         self.recent.append(Moment(at_s, latency_ms, good))
         if good:
             self.latencies_ms.append(latency_ms)
-            self.successes_s.append(at_s)
 
 
 class Traffic:
@@ -201,6 +201,8 @@ class _Attempt:
             status, answer = await self._once(method, path, body, key)
             failed = status == 0 or status >= 500 or status in _AGAIN
             self._tally.answered(monotonic(), (monotonic() - since_s) * 1e3, not failed)
+            if pause_s == _FIRST_PAUSE_S:
+                self._tally.tried.append((since_s, not failed))
             if not failed:
                 return self._read(status, answer)
             self._tally.failures["no answer" if status == 0 else str(status)] += 1

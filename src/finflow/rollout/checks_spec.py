@@ -147,17 +147,40 @@ class SmokeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
 
 class ShadowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="shadow"):
-    """Shadow writes: any mismatch fails, fewer comparisons than this never pass."""
+    """Shadow writes: any mismatch fails, at every look, and fewer comparisons than this never pass.
+
+    While the candidate serves, `least_of_candidate` of them are of what it booked itself, as far as the
+    journal says who did. The shadow keeps its report in `folder`; by default `shadow` in the data folder.
+
+    Before everybody is sent to the candidate, both books are compared as a whole, for so long at most. For
+    that the live database's URL stands in a variable; that of a clone elsewhere in FINFLOW_SHADOW_CLONE_URL.
+    """
 
     least_compared: Annotated[int, msgspec.Meta(ge=1)] = 30_000
-    longest_lag_s: Seconds = 300.0
+    least_of_candidate: Annotated[int, msgspec.Meta(ge=1)] = 100
+    longest_lag_s: Seconds = 30.0
+    verify_before_full: bool = True
+    verify_within_s: Seconds = 600.0
+    database_url_variable: Variable = "FINFLOW_DATABASE_URL"
+    folder: Path | None = None
     name: Name = "shadow"
 
 
 class SchemaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="schema"):
-    """A change of the schema, whose phases go with the steps."""
+    """A change of the schema whose phases go with the steps: expand before the first, backfill beside them,
+    verify before everybody. Contract is for later, by `finflow db contract --service`.
 
-    change: Path
+    `folder` holds the SQL, `change` names one change of it; `work_share` is the part of the time that a
+    backfill works.
+    """
+
+    folder: Path
+    database_url_variable: Variable = "FINFLOW_DATABASE_URL"
+    change: Name | None = None
+    work_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25
+    quiet_s: Annotated[float, msgspec.Meta(ge=0, le=31_622_400)] = 3_600.0
+    old_release: str = ""
+    ignored_applications: tuple[Name, ...] = ()
     name: Name = "schema"
 
 

@@ -169,7 +169,8 @@ def _ratios(bases: Sequence[float], gains: Sequence[float], count: int) -> list[
 def _split(events: Events, count: int, share: float, law: Law) -> list[float]:
     """How probable it is under the null that 0, 1, ... of the events fall on the candidate."""
     mine, others = events.candidate_chances, events.baseline_chances
-    if law == "drawn" or count > mine + others:
+    # Errors that are counted later than their requests can be more than the look has requests.
+    if law == "drawn" or events.candidate > mine or events.baseline > others:
         rest = log1p(-share)
         return [exp(_log_choose(count, k) + k * log(share) + (count - k) * rest) for k in range(count + 1)]
     whole = _log_choose(mine + others, count)

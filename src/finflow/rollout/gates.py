@@ -108,7 +108,7 @@ def _judge_events(
     kept = keep(kept, events=evidence)
     if test.won(evidence):
         return failed(kept, level, numbers, f"{_compared(what, numbers)}: more than the baseline explains.")
-    return kept, passed(kept, level, view, numbers, f"{_compared(what, numbers)}: no more than by chance.")
+    return kept, passed(level, view, numbers, f"{_compared(what, numbers)}: no more than by chance.")
 
 
 def _compared(what: str, numbers: Mapping[str, float | int | str]) -> str:
@@ -128,7 +128,7 @@ def judge_share(rule: ShareGate, level: Level, kept: Kept, view: View) -> Outcom
     numbers: Numbers = {"candidate_requests": candidate, "baseline_requests": baseline}
     numbers["declared_share"] = view.weight_bp / FULL_WEIGHT_BP
     if view.weight_bp in (0, FULL_WEIGHT_BP):
-        return kept, _one_sided_share(level, kept, view, numbers)
+        return kept, _one_sided_share(level, view, numbers)
     low, high = _bounds(rule, view)
     above = counts.beta_mixture(candidate, baseline, high)
     below = counts.beta_mixture(baseline, candidate, 1 - low)
@@ -137,18 +137,14 @@ def judge_share(rule: ShareGate, level: Level, kept: Kept, view: View) -> Outcom
     if max(above, below) >= log(2 / (level.alpha * step_part(view.step_number))):
         words = f"The candidate gets {100 * observed:.2f} % of the requests, not {view.weight_bp / 100:g} %."
         return failed(kept, level, numbers, words)
-    return kept, passed(
-        kept, level, view, numbers, f"The candidate gets {100 * observed:.2f} % of the requests."
-    )
+    return kept, passed(level, view, numbers, f"The candidate gets {100 * observed:.2f} % of the requests.")
 
 
-def _one_sided_share(level: Level, kept: Kept, view: View, numbers: Numbers) -> Judgement:
+def _one_sided_share(level: Level, view: View, numbers: Numbers) -> Judgement:
     """At weight 0 nobody may be on the candidate but testers; at full weight there is nothing to compare."""
-    if kept.failed is not None:
-        return word(level, Verdict.FAIL, numbers, kept.failed)
     if view.weight_bp == 0:
         return word(level, Verdict.INCONCLUSIVE, numbers, "The candidate gets no traffic yet.")
-    return passed(kept, level, view, numbers, "All traffic is meant for the candidate.")
+    return passed(level, view, numbers, "All traffic is meant for the candidate.")
 
 
 def _bounds(rule: ShareGate, view: View) -> tuple[float, float]:
@@ -175,7 +171,7 @@ def judge_floor(rule: FloorGate, level: Level, kept: Kept, view: View) -> Outcom
     numbers = sizes(view)
     broken = []
     if candidate.requests < level.least:
-        return kept, passed(kept, level, view, numbers, "Too few requests.")
+        return kept, passed(level, view, numbers, "Too few requests.")
     ratio = candidate.errors / candidate.requests
     if rule.max_error_ratio is not None and ratio > rule.max_error_ratio:
         broken.append(f"{100 * ratio:.2f} % of requests fail; the limit is {100 * rule.max_error_ratio:g} %")
@@ -188,4 +184,4 @@ def judge_floor(rule: FloorGate, level: Level, kept: Kept, view: View) -> Outcom
             broken.append(f"p99 is {1000 * found:.1f} ms; the limit is {rule.max_latency_ms_p99:g} ms")
     if broken:
         return failed(kept, level, numbers, f"{'; '.join(broken)}.")
-    return kept, passed(kept, level, view, numbers, "Within the limits.", alone=True)
+    return kept, passed(level, view, numbers, "Within the limits.", alone=True)

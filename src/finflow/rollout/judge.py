@@ -118,6 +118,9 @@ class Judge:
     def _judged(self, rule: Rule, level: Level, view: View) -> Judgement:
         kept = self.state.kept.get(level.gate, Kept())
         kept, judgement = _JUDGED_BY[type(rule)](rule, level, kept, view)
+        if kept.failed is not None:
+            # What was found once is not taken back, whatever this look lacks.
+            judgement = msgspec.structs.replace(judgement, verdict=Verdict.FAIL, words=kept.failed)
         self.state = msgspec.structs.replace(self.state, kept=self.state.kept | {level.gate: kept})
         return judgement
 
@@ -153,12 +156,19 @@ def _seen(state: State, look: Look) -> tuple[State, View]:
 
 
 def _new(state: State, look: Look) -> tuple[dict[Side, Reading], int]:
-    """What is new on each side that was known before, and on how many sides counting began anew."""
+    """What is new on each side that was known before, and on how many sides counting began anew.
+
+    Totals that went backwards may be sums of which one part began anew. To take all that is there for new
+    would count the other parts twice, so such a look is where counting goes on from, and nothing more.
+    """
     new, restarts = {}, 0
     for side, reading in look.readings.items():
         if side in state.last:
-            new[side], anew = tallies.since(state.last[side], reading)
-            restarts += anew
+            since, anew = tallies.since(state.last[side], reading)
+            if anew:
+                restarts += 1
+            else:
+                new[side] = since
     return new, restarts
 
 
@@ -178,7 +188,10 @@ def _routed(
 
 
 def _doubt(view: View) -> Judgement | None:
-    """An error when the source and the router are too far apart; None where they agree or one is silent."""
+    """A word when the source and the router are far apart; None where they agree or one is silent.
+
+    A source that counts more than there was is wrong; one that counts less may only be late.
+    """
     if not view.routed:
         return None
     counted, routed = view.candidate().requests, view.routed.get(Side.CANDIDATE, 0)
@@ -186,6 +199,8 @@ def _doubt(view: View) -> Judgement | None:
     slack = _SLACK_REQUESTS + _SLACK_PART * max(counted, routed)
     if abs(counted - routed) <= slack:
         return None
-    word = "more" if counted > routed else "fewer"
-    words = f"The source counts {counted:,} candidate requests, far {word} than the router's {routed:,}."
-    return Judgement(SOURCE_GATE, Verdict.ERROR, numbers, words)
+    if counted > routed:
+        words = f"The source counts {counted:,} candidate requests; the router sent {routed:,}."
+        return Judgement(SOURCE_GATE, Verdict.ERROR, numbers, words)
+    words = f"The source counts {counted:,} of the {routed:,} requests that the router sent, so far."
+    return Judgement(SOURCE_GATE, Verdict.INCONCLUSIVE, numbers, words)

@@ -38,7 +38,8 @@ def judge_latency(rule: LatencyGate, level: Level, kept: Kept, view: View) -> Ou
         return kept, no_durations(level, view)
     moments = latency.log_moments if rule.scale == "log" else latency.plain_moments
     candidate, baseline = (moments(side) for side in both)
-    found = latency.difference(candidate, baseline, level.alpha * step_part(view.step_number))
+    alpha = level.alpha * step_part(view.step_number)
+    found = latency.difference(latency.cautious(candidate, alpha), latency.cautious(baseline, alpha), alpha)
     numbers = sizes(view)
     if rule.scale == "log":
         ratio, least = latency.percent(found.mean), latency.percent(found.at_least)
@@ -51,7 +52,6 @@ def judge_latency(rule: LatencyGate, level: Level, kept: Kept, view: View) -> Ou
         words = f"The candidate takes {ratio:.1f} % longer, at least {least:.1f} %."
         return failed(kept, level, numbers, words)
     return kept, passed(
-        kept,
         level,
         view,
         numbers,
@@ -62,7 +62,10 @@ def judge_latency(rule: LatencyGate, level: Level, kept: Kept, view: View) -> Ou
 def _durations(readings: Mapping[Side, Reading]) -> tuple[Histogram, Histogram] | None:
     candidate = readings.get(Side.CANDIDATE, NOTHING).latency
     baseline = readings.get(Side.BASELINE, NOTHING).latency
-    return None if candidate is None or baseline is None else latency.aligned(candidate, baseline)
+    if candidate is None or baseline is None:
+        return None
+    both = latency.aligned(candidate, baseline)
+    return both if both[0].edges_s else None
 
 
 def judge_slow(rule: SlowGate, level: Level, kept: Kept, view: View) -> Outcome:
@@ -71,7 +74,7 @@ def judge_slow(rule: SlowGate, level: Level, kept: Kept, view: View) -> Outcome:
     if new is None:
         if _durations(view.step) is None:
             return kept, no_durations(level, view)
-        return kept, passed(kept, level, view, sizes(view), "No durations are new.")
+        return kept, passed(level, view, sizes(view), "No durations are new.")
     numbers = sizes(view)
     test = counts.OddsTest.at(level.alpha / len(rule.quantiles), SLOW_ODDS)
     strongest, exceeded = 0.0, None
@@ -85,7 +88,7 @@ def judge_slow(rule: SlowGate, level: Level, kept: Kept, view: View) -> Outcome:
     if exceeded is not None:
         words = f"More requests than on the baseline are slower than its {100 * exceeded:g} % quantile."
         return failed(kept, level, numbers, words)
-    return kept, passed(kept, level, view, numbers, "As many requests are slow as on the baseline.")
+    return kept, passed(level, view, numbers, "As many requests are slow as on the baseline.")
 
 
 def _bet_on_slow(

@@ -213,21 +213,19 @@ def _check(spec: RolloutSpec, state: State, since: Since) -> Next | None:
     if verdict is Verdict.ERROR:
         return _check_errs(spec, state)
     if _unapproved(spec, state, step):
-        return None if state.awaiting else _await(state, step)
+        return None if state.awaiting else _await(spec, state, step)
     return _decide(state, e.Decision.PASS_CHECKS, f"step {step + 1} may be taken", step)
 
 
 def _unapproved(spec: RolloutSpec, state: State, step: int) -> bool:
-    """Whether a person is missing. What a check shows by a digest is approved by that digest alone."""
-    waits = (
-        [each for each in state.checks.judgements if each.verdict is Verdict.INCONCLUSIVE]
-        if state.checks
-        else []
-    )
-    if any("digest" in each.numbers for each in waits):
+    """Whether something is waited for. An approval makes a check pass that knows its digest, and no other."""
+    if state.checks and any(each.verdict is Verdict.INCONCLUSIVE for each in state.checks.judgements):
         return True
-    asked = bool(waits) or any(spec.steps[i].approval for i in range(state.step, step + 1))
-    return asked and state.step not in state.approved
+    return _asks(spec, state, step) and state.step not in state.approved
+
+
+def _asks(spec: RolloutSpec, state: State, step: int) -> bool:
+    return any(spec.steps[each].approval for each in range(state.step, step + 1))
 
 
 def _stale(state: State, step: int) -> bool:
@@ -249,9 +247,13 @@ def _check_errs(spec: RolloutSpec, state: State) -> Next | None:
     return _trouble(state, spec.policy.on_error, f"a check errs: {words}")
 
 
-def _await(state: State, step: int) -> Decide:
-    waits = failing(state.checks.judgements, Verdict.INCONCLUSIVE) if state.checks else ""
-    words = f"step {step + 1} waits for approval" + (f": {waits}" if waits else "")
+def _await(spec: RolloutSpec, state: State, step: int) -> Decide:
+    judgements = state.checks.judgements if state.checks else ()
+    waits = failing(judgements, Verdict.INCONCLUSIVE)
+    person = _asks(spec, state, step) or any("digest" in each.numbers for each in judgements)
+    words = f"step {step + 1} waits for {'approval' if person else 'its checks'}" + (
+        f": {waits}" if waits else ""
+    )
     return _decide(state, e.Decision.AWAIT, words, step)
 
 
@@ -287,18 +289,13 @@ def _bake(spec: RolloutSpec, state: State) -> Next | None:
         return _pass(spec, state, f"step {state.step + 1} passed by {by}")
     if state.baked_s < rung.bake_s:
         return None
-    short = rung.minimum_requests - _requests(state)
+    short = rung.minimum_requests - state.step_requests
     if state.look.verdict is Verdict.PASS and short <= 0:
         return _pass(spec, state, f"step {state.step + 1} baked {state.baked_s:.0f} s, every gate passes")
     if state.baked_s < rung.bake_s + spec.policy.patience_s or state.look.verdict is Verdict.ERROR:
         return None
     words = failing(state.look.judgements, Verdict.INCONCLUSIVE) or f"{short} requests too few"
     return _trouble(state, spec.policy.on_inconclusive, f"inconclusive after {state.baked_s:.0f} s: {words}")
-
-
-def _requests(state: State) -> int:
-    counted = state.look.readings.get(Side.CANDIDATE) if state.look else None
-    return counted.requests - (state.origin_requests or 0) if counted else 0
 
 
 def _pass(spec: RolloutSpec, state: State, words: str) -> Decide:

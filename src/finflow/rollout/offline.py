@@ -13,7 +13,7 @@ from finflow.rollout.gates_spec import (
     SlowGate,
 )
 from finflow.rollout.judge import Judge
-from finflow.rollout.sources.recorded import Recording
+from finflow.rollout.sources.recorded import Recording, inverted
 from finflow.rollout.verdicts import Judgement, Side, Verdict, worst
 
 # Series have as many looks as points, and published cases a few dozen of these: location and tail get an
@@ -42,6 +42,14 @@ def decide(recording: Recording, spec: Gates) -> Decision:
         if worst(judgements) is Verdict.FAIL:
             break
     return Decision(worst(judgements), seen, at_s, len(recording.looks), judgements)
+
+
+def decide_either(recording: Recording, spec: Gates) -> Decision:
+    """Both less and more are worse: each is judged with half of alpha, and the worse decision counts."""
+    half = msgspec.structs.replace(spec, alpha=spec.alpha / 2)
+    both = [decide(each, half) for each in (recording, inverted(recording))]
+    verdict = worst(judgement for each in both for judgement in each.judgements)
+    return next(each for each in both if each.verdict is verdict)
 
 
 def fitting(recording: Recording, *, alpha: float, min_requests: int | None) -> Gates:

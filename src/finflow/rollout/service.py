@@ -15,12 +15,13 @@ from finflow.kernel.clock import system_clock
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout import events as e
 from finflow.rollout import model
+from finflow.rollout.fold import applied, folded
 from finflow.rollout.lock import ServiceLock
 from finflow.rollout.log import DecisionLog
 from finflow.rollout.orders import OrderBox, Ordered
 from finflow.rollout.ports import Notice
 from finflow.rollout.spec import RolloutSpec
-from finflow.rollout.state import Pending, Phase, State, applied, folded
+from finflow.rollout.state import Pending, Phase, State
 from finflow.rollout.world import Hands, World, look_of
 
 T = TypeVar("T")
@@ -156,25 +157,53 @@ class Controller:
                 self._measure_impact()
             case model.Finish(finished=finished):
                 self.append(finished)
+            case e.AskChecks():
+                await self._ask(intended)
             case _:
                 await self._carry_out(intended)
 
     async def _carry_out(self, intent: e.Intent) -> None:
         """Written before, done, written after. An order to abort cuts off whatever may be cut off."""
-        since_s = self._since().checks_s
-        if not isinstance(intent, e.AskChecks):
-            self.append(e.Intended(intent))
+        self.append(e.Intended(intent))
         self._refuse_without_lock()
-        doing = self._hands.do(intent, self.state.approvals, since_s)
+        doing = self._hands.do(intent, self.state.approvals, None)
         steady = isinstance(intent, e.TakeBack | e.Swap | e.Drain | e.Stop)
         done = await doing if steady else await self._unless_aborted(doing)
         if done is None:
             return
-        if isinstance(intent, e.AskChecks):
-            self._checked_at = monotonic()
         if not done.ok:
             self._failed_at = monotonic()
         self.append(done)
+
+    async def _ask(self, intent: e.AskChecks) -> None:
+        """Checks take their time: whoever is on the candidate meanwhile is looked after."""
+        since_s = self._since().checks_s
+        asking = asyncio.ensure_future(self._hands.do(intent, self.state.approvals, since_s))
+        try:
+            while not asking.done():
+                self._wake.clear()
+                woken = asyncio.ensure_future(self._wake.wait())
+                try:
+                    await asyncio.wait(
+                        (asking, woken), timeout=self._until_look_s(), return_when=asyncio.FIRST_COMPLETED
+                    )
+                finally:
+                    woken.cancel()
+                if not asking.done() and self.state.weight_bp > 0 and self._until_look_s() == 0:
+                    await self._look()
+                following = model.next_(self._spec, self.state, self._since())
+                if not asking.done() and following != intent and not isinstance(following, model.Look):
+                    return
+            self._checked_at = monotonic()
+            self.append(asking.result())
+        finally:
+            await _ended(asking)
+
+    def _until_look_s(self) -> float | None:
+        if self.state.weight_bp == 0:
+            return None
+        since_s = self._since().look_s
+        return 0.0 if since_s is None else max(0.0, self._spec.policy.look_every_s - since_s)
 
     def _refuse_without_lock(self) -> None:
         if not (self._lock.held() and self._log.owned()):

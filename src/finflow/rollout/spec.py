@@ -103,7 +103,12 @@ class PolicySpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class RolloutSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A whole rollout."""
+    """A whole rollout.
+
+    `service` names the folder of its state. `baseline` serves now, `candidate` is to follow it: its
+    processes are started as the `steps` need them. `metrics` are the numbers, `gates` judge them at every
+    look; `checks` are asked before every step, `notify` says who is told. Weights grow up to 100.
+    """
 
     service: Name
     ingress: IngressSpec

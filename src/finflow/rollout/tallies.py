@@ -34,18 +34,16 @@ def _bent(durations: Histogram) -> str | None:
 
 
 def since(before: Reading, now: Reading) -> tuple[Reading, bool]:
-    """What came since, and whether it was counted anew in between: then it is what there is now."""
+    """What came since, and whether counting began anew in between: then it is what there is now.
+
+    A histogram whose edges or counts do not go on has nothing new to say; the requests beside it do.
+    """
     latency_since = _latency_since(before.latency, now.latency)
     customers = _since(before.customers, now.customers)
     failed = _since(before.customers_failed, now.customers_failed)
     counts = {name: _since(before.counts.get(name, 0), total) or 0 for name, total in now.counts.items()}
     requests, errors = now.requests - before.requests, now.errors - before.errors
-    went_back = (
-        min(requests, errors) < 0
-        or errors > requests
-        or (now.latency is not None and before.latency is not None and latency_since is None)
-    )
-    if went_back:
+    if min(requests, errors) < 0:
         return now, True
     return Reading(requests, errors, latency_since, failed, customers, counts), False
 

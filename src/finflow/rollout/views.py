@@ -71,12 +71,8 @@ def step_part(number: int) -> float:
     return 0.7 if number <= 1 else 0.3 * 0.5 ** (number - 1)
 
 
-def passed(
-    kept: Kept, level: Level, view: View, numbers: Numbers, words: str, *, alone: bool = False
-) -> Judgement:
-    """PASS, unless the gate failed before or there is too little to pass on."""
-    if kept.failed is not None:
-        return word(level, Verdict.FAIL, numbers, kept.failed)
+def passed(level: Level, view: View, numbers: Numbers, words: str, *, alone: bool = False) -> Judgement:
+    """PASS, unless there is too little to pass on."""
     full = view.weight_bp == FULL_WEIGHT_BP
     wanted = (Side.CANDIDATE,) if alone or full else (Side.CANDIDATE, Side.BASELINE)
     for side in wanted:
@@ -123,4 +119,4 @@ def power(log_evidence: float) -> float:
 
 def no_durations(level: Level, view: View) -> Judgement:
     verdict = Verdict.ERROR if view.candidate().requests >= level.least else Verdict.INCONCLUSIVE
-    return word(level, verdict, sizes(view), "The source has no durations of both sides.")
+    return word(level, verdict, sizes(view), "The source has no durations of both sides in the same buckets.")

@@ -1,6 +1,7 @@
 """Carries intents out through the ports, and looks. Every act makes something so, and may be repeated."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
@@ -12,11 +13,12 @@ from finflow.kernel.errors import FinFlowError
 from finflow.rollout import events as e
 from finflow.rollout.judge import Look
 from finflow.rollout.ports import BlastRadius, Check, Endpoint, Fleet, Ingress, Notifier, Source
-from finflow.rollout.spec import RolloutSpec, fleet_processes
+from finflow.rollout.spec import RolloutSpec, fleet_processes, processes_for
 from finflow.rollout.state import Told
 from finflow.rollout.verdicts import Judgement, Side, Verdict, worst
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 _LOOK_WITHIN_S: Final = 5.0
 _INGRESS_WITHIN_S: Final = 15.0
@@ -45,6 +47,9 @@ class Checks(Protocol):
         """Those of this step, before or when the candidate's processes run for it; `approvals` are what
         people have approved so far, by digest.
         """
+
+    def beside(self) -> Sequence[Check]:
+        """Those that every look asks as well; they answer at once."""
 
 
 class World(msgspec.Struct, frozen=True):
@@ -84,8 +89,8 @@ class Hands:
                     return await self._ask(intent, approvals, since_s)
                 case e.Scale(processes=processes):
                     facts = await self._scale(processes)
-                case e.SetWeight(weight_bp=weight):
-                    facts = await self._raise(weight)
+                case e.SetWeight(step=step, weight_bp=weight):
+                    facts = await self._raise(step, weight)
                 case e.TakeBack():
                     facts = await self._weight(0)
                 case e.Swap():
@@ -143,11 +148,12 @@ class Hands:
             raise Refused(f"{connected} of {processes} processes of the candidate are ready")
         return {"processes": processes, "took_s": round(monotonic() - began, 3)}
 
-    async def _raise(self, weight_bp: int) -> dict[str, Any]:
+    async def _raise(self, step: int, weight_bp: int) -> dict[str, Any]:
         """Never more than there are processes for, at this moment."""
         ready = await self._within(self._world.candidate.endpoints(), _INGRESS_WITHIN_S)
-        if not ready:
-            raise Refused("no process of the candidate is ready")
+        needed = processes_for(self._spec, step)
+        if len(ready) < needed:
+            raise Refused(f"{len(ready)} of {needed} processes of the candidate are ready")
         return await self._weight(weight_bp)
 
     async def _weight(self, weight_bp: int) -> dict[str, Any]:
@@ -177,7 +183,7 @@ class Hands:
 
     async def _ask(self, intent: e.AskChecks, approvals: Mapping[str, Told], since_s: float | None) -> e.Done:
         checks = self._world.checks.before(intent.step, intent.running, approvals)
-        judgements = tuple(await asyncio.gather(*(check.judge() for check in checks)))
+        judgements = tuple(await asyncio.gather(*map(_asked, checks)))
         facts = {"since_s": round(since_s, 3)} if since_s is not None else {}
         return e.Done(intent, True, facts=facts, judgements=judgements)
 
@@ -205,7 +211,8 @@ class Hands:
             error=troubles.pop("metrics", None),
         )
         judged = [Judgement(name, Verdict.ERROR, {}, words) for name, words in troubles.items()]
-        judgements = (*judged, *self._world.judge.look(look_of(seen)))
+        beside = [await _asked(check) for check in self._world.checks.beside()]
+        judgements = (*judged, *self._world.judge.look(look_of(seen)), *beside)
         return msgspec.structs.replace(seen, judgements=judgements, verdict=worst(judgements))
 
     async def _seen(self, name: str, look: Callable[[], Awaitable[T]], troubles: dict[str, str]) -> T | None:
@@ -233,6 +240,16 @@ class Hands:
                 # The next look says what is wrong, with its own words.
                 continue
         return changed
+
+
+async def _asked(check: Check) -> Judgement:
+    """What a check says; one that breaks is an ERROR, and the controller goes on looking after people."""
+    try:
+        return await check.judge()
+    except Exception as error:
+        name = str(getattr(check, "name", type(check).__name__))
+        log.exception("a check broke", extra={"check": name})
+        return Judgement(name, Verdict.ERROR, {}, f"The check itself broke: {type(error).__name__}.")
 
 
 def words_of(intent: e.Intent, error: Exception) -> str:

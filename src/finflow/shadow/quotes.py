@@ -21,10 +21,11 @@ from finflow.shadow.model import Compared, Difference, Outcome
 PAGE: Final = 1_000
 # A number is given before its row is committed, so a later number may be seen first: look back so far.
 LOOK_BACK: Final = dt.timedelta(seconds=90)
-# A quote reads the rates a moment before or after the moment that it bears.
-_CUTOFFS: Final = (
-    dt.timedelta(0), dt.timedelta(seconds=2), dt.timedelta(seconds=-2), dt.timedelta(seconds=-15)
-)  # fmt: skip
+# A quote bears the moment just before it reads the rates, and a rate that was recorded earlier may be
+# committed later: what was recorded so long before, it must have seen; what so long after, it cannot have.
+MUST_HAVE_SEEN: Final = dt.timedelta(seconds=-15)
+MAY_HAVE_SEEN: Final = dt.timedelta(seconds=2)
+_CUTOFFS: Final = (dt.timedelta(0), MAY_HAVE_SEEN, MUST_HAVE_SEEN)
 _RATES: Final = """
 select * from fx_rates where ledger_no = $1 and rate_no > $2 order by rate_no limit $3
 """
@@ -35,6 +36,7 @@ select * from unnest($1::integer[], $2::bigint[], $3::text[], $4::text[], $5::nu
                      $7::timestamptz[], $8::timestamptz[], $9::timestamptz[])
 on conflict do nothing
 """
+_NAMED: Final = "select * from fx_rates where ledger_no = $1 and rate_no = any($2::bigint[])"
 _RATE_COLUMNS: Final = (
     "ledger_no", "rate_no", "base", "quote", "rate", "source", "observed_at", "valid_until", "recorded_at"
 )  # fmt: skip
@@ -72,6 +74,9 @@ _COMPARED: Final = (
 )  # fmt: skip
 
 
+Newest = dict[tuple[str, str], Known]
+
+
 class JudgedQuote(NamedTuple):
     """A quote judged: its live row, the values of the baseline's, and the word."""
 
@@ -104,9 +109,7 @@ def parse_request(text: str | None) -> Request | None:
     return Request(sell, buy, "buy", *numbers) if fixed == "buy" else None
 
 
-def expected_quote(
-    row: Mapping[str, Any], asked: Request, newest: Mapping[tuple[str, str], Known]
-) -> dict[str, Any] | Refusal:
+def expected_quote(row: Mapping[str, Any], asked: Request, newest: Newest) -> dict[str, Any] | Refusal:
     """The columns that the baseline gives a quote, by these rates; or why it gives none."""
     found = model.find_rate(asked.sell, asked.buy, newest, to_micros(row["created_at"]))
     if isinstance(found, Refusal):
@@ -126,9 +129,7 @@ def expected_quote(
     }  # fmt: skip
 
 
-def judge_quote(
-    row: Mapping[str, Any], newest: Sequence[Mapping[tuple[str, str], Known]]
-) -> tuple[Compared, Mapping[str, Any]]:
+def judge_quote(row: Mapping[str, Any], newest: Sequence[Newest]) -> tuple[Compared, Mapping[str, Any]]:
     """The word on a quote, and the values that it should have, given the rates of moments around its own."""
     asked = parse_request(row["request"])
     if asked is None:
@@ -232,9 +233,7 @@ class Quotes:
         await clone.executemany(_ADD_QUOTE, [_kept(each) for each in judged])
         return judged
 
-    async def _rates_of(
-        self, clone: Connection, rows: Sequence[Mapping[str, Any]]
-    ) -> list[list[dict[tuple[str, str], Known]]]:
+    async def _rates_of(self, clone: Connection, rows: Sequence[Mapping[str, Any]]) -> list[list[Newest]]:
         """For each quote, the newest rates of its pairs as of each cut-off around its moment."""
         wanted = [
             (place * len(_CUTOFFS) + n, *pair, row["created_at"], row["created_at"] + cutoff)
@@ -243,15 +242,36 @@ class Quotes:
             for pair in sorted(set(model.pairs_between(row["sell_currency"], row["buy_currency"])))
         ]
         columns = [list(column) for column in zip(*wanted, strict=True)]
-        found: list[list[dict[tuple[str, str], Known]]] = [[{} for _ in _CUTOFFS] for _ in rows]
+        found: list[list[Newest]] = [[{} for _ in _CUTOFFS] for _ in rows]
         for row in await clone.fetch(_NEWEST, self._ledger_no, *columns):
             place, n = divmod(row["place"], len(_CUTOFFS))
-            known = Known(
-                row["rate_no"], row["base"], row["quote"], rate_from_row(row), row["source"],
-                to_micros(row["observed_at"]), to_micros(row["valid_until"]), to_micros(row["recorded_at"]),
-            )  # fmt: skip
-            found[place][n][model.pair(row["base"], row["quote"])] = known
+            found[place][n][model.pair(row["base"], row["quote"])] = _known(row)
+        claimed = sorted({number for row in rows for number in row["rate_nos"]})
+        named = {row["rate_no"]: _known(row) for row in await clone.fetch(_NAMED, self._ledger_no, claimed)}
+        for quote, newest in zip(rows, found, strict=True):
+            newest.append(as_claimed(quote, newest[0], newest[-1], named))
         return found
+
+
+def as_claimed(row: Mapping[str, Any], newest: Newest, certain: Newest, named: Mapping[int, Known]) -> Newest:
+    """The newest rates, but those that a quote says it was made of, where it may have seen no newer ones."""
+    at = to_micros(row["created_at"])
+    found = dict(newest)
+    for known in (named[number] for number in row["rate_nos"] if number in named):
+        pair = model.pair(known.base, known.quote)
+        floor = certain.get(pair)
+        seen = known.observed_at <= at and known.recorded_at <= to_micros(row["created_at"] + MAY_HAVE_SEEN)
+        late = floor is not None and (known.observed_at, known.rate_no) < (floor.observed_at, floor.rate_no)
+        if seen and not late:
+            found[pair] = known
+    return found
+
+
+def _known(row: Any) -> Known:
+    return Known(
+        row["rate_no"], row["base"], row["quote"], rate_from_row(row), row["source"],
+        to_micros(row["observed_at"]), to_micros(row["valid_until"]), to_micros(row["recorded_at"]),
+    )  # fmt: skip
 
 
 def _rate_values(row: Any) -> tuple[Any, ...]:

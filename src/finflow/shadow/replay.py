@@ -5,6 +5,7 @@ is killed goes on exactly where it was. A batch at a time is in memory. It only 
 database, and it only writes to one that is marked as a shadow.
 """
 
+import asyncio
 import datetime as dt
 import logging
 from collections import Counter
@@ -27,7 +28,7 @@ from finflow.shadow import live, store
 from finflow.shadow.cases import Allowance, Case, effect, excused
 from finflow.shadow.expected import Rebuilder, Rebuilt
 from finflow.shadow.judging import Judge, Judged, Numbers, accounts_named
-from finflow.shadow.live import LiveRow
+from finflow.shadow.live import LiveBatch, LiveRow
 from finflow.shadow.model import EVEN, LATE_AFTER_US, Compared, Difference, Known, Outcome, words_of
 from finflow.shadow.quotes import JudgedQuote, Quotes
 
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 BATCH: Final = 1_000
 MAX_BOOK: Final = 100_000
+# A release that is wrong so often is counted on; who wants to know how has enough to read.
+MAX_CASES: Final = 10_000
 TRY_AGAIN: Final = (
     *CONNECT_ERRORS, asyncpg.InternalClientError, asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError, asyncpg.TransactionRollbackError,
@@ -56,6 +59,8 @@ class LedgerReplayer:
         self.ledger_no = ledger_no
         self.base_seq = base_seq
         self.seq = base_seq
+        # Whether the last batch was a whole one, so that there is more to read already.
+        self.more = False
         self.fresh_cases: list[Case] = []
         self._live, self._clone = pools
         self._book = Book(ledger_no)
@@ -64,11 +69,14 @@ class LedgerReplayer:
         self._numbers = numbers
         self._quotes = Quotes(ledger_no)
         self._rebuilder = Rebuilder(*pools, ledger_no, fx)
+        # The batch after the one at hand, and the row that it follows.
+        self._ahead: tuple[int, asyncio.Task[LiveBatch] | None] = (-1, None)
         # Accounts that were opened or changed, with the row that did it last, not yet compared as they are.
         self._changed: dict[int, int] = {}
 
     async def resume(self) -> None:
         """Stand where the clone stands, knowing what was known there."""
+        await self.close()
         async with self._clone.acquire() as clone:
             head = await ledger_store.lock_head(clone, self.ledger_no)
             assert head is not None, "ledgers are copied before they are replayed"
@@ -94,31 +102,59 @@ class LedgerReplayer:
         return bool(self._changed)
 
     async def step(self, upto: int | None, release: bool, allowances: Sequence[Allowance]) -> int:
-        """Replay one batch, not beyond `upto`; how many rows it had."""
+        """Replay one batch, not beyond `upto`; how many rows it had. `more` says whether others wait."""
+        self.more = False
         limit = BATCH if upto is None else min(BATCH, max(0, upto - self.seq))
         if not limit:
             return 0
-        async with self._live.acquire() as connection:
-            batch = await live.read_batch(connection, self.ledger_no, self.seq, limit, release)
+        batch = await self._next_batch(limit, release)
         rows = [row for row in batch.rows if upto is None or row.seq <= upto]
         if not rows:
             await self._compare_settings(allowances)
             return 0
         try:
-            await self._bring_quotes(allowances)
+            await self.bring_quotes(allowances)
             rebuilt = await self._rebuilder.rebuild(rows)
-            self.fresh_cases += await self._replay(rows, rebuilt, allowances)
+            cases = await self._replay(rows, rebuilt, allowances)
+            self.fresh_cases += [case for case in cases if case.case_no <= MAX_CASES]
         except BaseException:
             # What was learned of this batch is not kept: whoever goes on resumes from what is.
             self._exact = False
             raise
+        self.more = batch.full and upto is None
         if not batch.full:
             await self._compare_settings(allowances)
         return len(rows)
 
+    async def _next_batch(self, limit: int, release: bool) -> LiveBatch:
+        """What follows the cursor; while it is replayed, what follows it is read."""
+        after, reading = self._ahead
+        if reading is not None and after == self.seq:
+            batch = await reading
+        else:
+            batch = await self._read(self.seq, limit, release)
+        self._ahead = (-1, None)
+        if batch.full and limit == BATCH:
+            last = batch.rows[-1].seq
+            self._ahead = (last, asyncio.create_task(self._read(last, limit, release)))
+        return batch
+
+    async def _read(self, after: int, limit: int, release: bool) -> LiveBatch:
+        async with self._live.acquire() as connection:
+            return await live.read_batch(connection, self.ledger_no, after, limit, release)
+
+    async def close(self) -> None:
+        """Give up what is being read ahead."""
+        _, reading = self._ahead
+        self._ahead = (-1, None)
+        if reading is not None:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
     # --- quotes ---
 
-    async def _bring_quotes(self, allowances: Sequence[Allowance]) -> None:
+    async def bring_quotes(self, allowances: Sequence[Allowance]) -> None:
+        """Compare the quotes that were made since the last time, whether or not they are used."""
         async with self._live.acquire() as connection, self._clone.acquire() as clone, clone.transaction():
             await self._quotes.bring_rates(connection, clone)
             judged = await self._quotes.bring_quotes(connection, clone)
@@ -201,13 +237,14 @@ class LedgerReplayer:
         decided.add(self.ledger_no, [each.record for each in judged])
         moved = await save.advance_and_write(clone, self.ledger_no, decided, self._book.head, head.seq)
         assert moved, "the head is locked"
-        await store.add_cases(clone, cases)
+        await store.add_cases(clone, [case for case in cases if case.case_no <= MAX_CASES])
         outcomes = Counter(case.outcome for case in cases)
         outcomes[Outcome.MATCH] += len(judged) - sum(1 for case in cases if case.subject == "command")
         late = _late(judged)
         outcomes[Outcome.MATCH] -= late
         outcomes[Outcome.LATE] += late
         await store.count(clone, self.ledger_no, +outcomes)
+        await store.count_releases(clone, _by_release(judged))
         await self._set_apart(clone)
 
     def _gaps(self, head: Head, rows: Sequence[LiveRow]) -> list[Case]:
@@ -305,10 +342,17 @@ class LedgerReplayer:
 
 def _late(judged: Sequence[Judged]) -> int:
     now = system_clock()
-    return sum(
-        each.compared.outcome is Outcome.MATCH and now - each.row.record.recorded_at > LATE_AFTER_US
-        for each in judged
-    )
+    return sum(_is_late(each, now) for each in judged)
+
+
+def _is_late(judged: Judged, now: int) -> bool:
+    return judged.compared.outcome is Outcome.MATCH and now - judged.row.record.recorded_at > LATE_AFTER_US
+
+
+def _by_release(judged: Sequence[Judged]) -> Counter[str]:
+    """How many commands of each release were compared in time, where the journal says whose they are."""
+    now = system_clock()
+    return Counter(each.row.release for each in judged if each.row.release and not _is_late(each, now))
 
 
 def _now() -> dt.datetime:

@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 
 REPORT_EVERY_S: Final = 1.0
 CYCLES_EVERY_S: Final = 5.0
-IDLE_S: Final = 0.05
+# Between two looks where there was not enough for a whole batch: many small ones would cost the live database
+# more than they tell sooner.
+IDLE_S: Final = 0.2
 MAX_PAUSE_S: Final = 2.0
 # A cycle whose net positions are not held by then is compared without that hold.
 CYCLE_SETTLES_WITHIN: Final = dt.timedelta(minutes=10)
@@ -49,6 +51,11 @@ select l.*, h.recorded_at from ledgers l join heads h using (ledger_no) where l.
 _DONE_CYCLES: Final = """
 select ledger_no, cycle_no from shadow.cycles
 union select ledger_no, cycle_no from settlement_steps where action = 'net'
+"""
+
+
+_QUOTING: Final = """
+select ledger_no from ledgers l where exists (select from fx_quotes q where q.ledger_no = l.ledger_no)
 """
 
 
@@ -84,12 +91,19 @@ class Shadow:
         """Stand where the clone stands. Raises shadow_target_live."""
         async with self._live.acquire() as connection, self._clone.acquire() as clone:
             await store.check_apart(connection, clone)
+            await store.make_releases(clone)
             self._bases = await store.read_bases(clone)
             self._numbers = Numbers(await store.next_case_no(clone))
             done = await clone.fetch(_DONE_CYCLES)
             self._done_cycles = {(row["ledger_no"], row["cycle_no"]) for row in done}
             self._release = await live.has_release(connection)
             write_cases(self.settings.folder, await _all_cases(clone), anew=True)
+        await self.close()
+
+    async def close(self) -> None:
+        """Give up what is being read."""
+        for replayer in self._ledgers.values():
+            await replayer.close()
         self._ledgers.clear()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -118,7 +132,9 @@ class Shadow:
             await asyncio.gather(reporting, return_exceptions=True)
 
     async def round(self) -> bool:
-        """One batch of every ledger that has something new; whether any had."""
+        """One batch of every ledger that has something new; whether any was a whole one, so that there is
+        more.
+        """
         async with self._live.acquire() as connection, self._clone.acquire() as clone:
             self._heads = await live.read_heads(connection)
             unknown = [no for no in self._heads if no not in self._ledgers]
@@ -129,17 +145,17 @@ class Shadow:
         for ledger_no, head in self._heads.items():
             replayer = self._ledgers[ledger_no]
             if head > replayer.seq or replayer.unsettled:
-                busy = await self._step(replayer, pauses.get(ledger_no)) > 0 or busy
+                await self._step(replayer, pauses.get(ledger_no))
+                busy = busy or replayer.more
         await self._net_again()
         return busy
 
-    async def _step(self, replayer: LedgerReplayer, upto: int | None) -> int:
+    async def _step(self, replayer: LedgerReplayer, upto: int | None) -> None:
         began = monotonic()
         rows = await replayer.step(upto, self._release, self.settings.allowances)
         if rows:
             self._work.append((began, rows, monotonic() - began))
         self._tell(replayer.fresh_cases)
-        return rows
 
     def _tell(self, cases: list[Case]) -> None:
         if cases:
@@ -163,17 +179,21 @@ class Shadow:
     # --- settlement ---
 
     async def _net_again(self) -> None:
-        """Compare cycles that were netted since the clone was made."""
+        """Compare cycles that were netted since the clone was made, and quotes that nothing has used yet."""
         if monotonic() < self._cycles_due_s:
             return
         self._cycles_due_s = monotonic() + CYCLES_EVERY_S
         async with self._live.acquire() as connection:
             self._release = self._release or await live.has_release(connection)
+            quoting = [row[0] for row in await connection.fetch(_QUOTING)]
             for netted in await cycles.read_netted(connection, self._done_cycles):
                 judged = await cycles.judge_cycle(connection, netted)
                 old = dt.datetime.now(dt.UTC) - judged.at > CYCLE_SETTLES_WITHIN
                 if judged.compared.differences or judged.whole or old:
                     await self._keep_cycle(judged)
+        for replayer in [self._ledgers[no] for no in quoting if no in self._ledgers]:
+            await replayer.bring_quotes(self.settings.allowances)
+            self._tell(replayer.fresh_cases)
 
     async def _keep_cycle(self, judged: JudgedCycle) -> None:
         cases = []
@@ -212,12 +232,13 @@ class Shadow:
         async with asyncio.timeout(10):
             async with self._clone.acquire() as clone:
                 tallies = await store.read_tallies(clone)
+                releases = await store.read_releases(clone) if self._release else None
                 cases: int = await clone.fetchval("select count(*) from shadow.cases")
             lags = [await self._lag(no, replayer) for no, replayer in sorted(self._ledgers.items())]
         outcomes = sum(tallies.values(), Counter[str]())
         report = Report(
             time(), os.getpid(), state, self.settings.baseline, self._started_s, dict(outcomes), lags,
-            self._rate(), cases, None, self.last_error,
+            self._rate(), cases, None, self.last_error, releases,
         )  # fmt: skip
         write_report(self.settings.folder, report)
         return report
@@ -252,7 +273,11 @@ async def shadowing(settings: ShadowSettings) -> AsyncIterator[Shadow]:
             raise FinFlowError("shadow_running", "another process replays on this clone")
         live_pool = await open_pool(settings.live_url, max_size=3, application_name="finflow shadow reads")
         clone_pool = await open_pool(settings.clone_url, max_size=4, application_name="finflow shadow")
-        yield Shadow(settings, live_pool, clone_pool)
+        shadow = Shadow(settings, live_pool, clone_pool)
+        try:
+            yield shadow
+        finally:
+            await shadow.close()
     finally:
         for pool in (live_pool, clone_pool):
             if pool is not None:

@@ -6,6 +6,7 @@ snapshot, by binary COPY, into an empty database that is named.
 """
 
 import asyncio
+import logging
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,8 @@ from finflow.kernel.errors import FinFlowError
 from finflow.stack import children
 from finflow.stack.folder import DataFolder
 from finflow.stack.postgres import USER, EmbeddedPostgres, binaries, failure
+
+_log = logging.getLogger(__name__)
 
 Connection = Any
 
@@ -58,10 +61,21 @@ async def cloned_server(source_url: str, folder: DataFolder) -> AsyncIterator[Em
     if not (folder.postgres / "PG_VERSION").exists():
         await back_up(source_url, folder)
     await server.start()
+    keeping = asyncio.create_task(_keep(server))
     try:
         yield server
     finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
         await server.stop()
+
+
+async def _keep(server: EmbeddedPostgres) -> None:
+    """Start the server again whenever somebody kills it."""
+    while True:
+        status = await server.exited()
+        _log.error("the clone's postgres ended", extra={"status": status})
+        await server.start()
 
 
 async def back_up(source_url: str, folder: DataFolder) -> None:

@@ -60,6 +60,10 @@ class Front:
         """The file whose content shows the workers that a request came through here."""
         return self.ingress.folder.root / "proof"
 
+    def prepare(self) -> None:
+        """Makes the folder and the proof, which the workers read when they start."""
+        self.ingress.folder.make_proof()
+
     @property
     def process(self) -> Process | None:
         """The router's process, or None."""

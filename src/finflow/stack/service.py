@@ -163,7 +163,7 @@ class Stack:
         host, port = public.getsockname()[:2]
         self._public, self._url = public, ports.url_of(host, port)
         self.front = Front(kind, self.folder, host, port)
-        self.front.ingress.folder.create()
+        self.front.prepare()
         return ports.reserve(INNER_HOST, self.front.inner_port())
 
     async def end_old_front(self) -> None:

@@ -54,6 +54,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """How a spec is run: against which service, which of its checks, with which variables and environment.
 
     `values` are the spec's inputs; `headers` go with every request to the service. `told` hears each outcome.
+    `before` are outcomes of what was done to get here, which belong in the report.
     """
 
     spec: Spec
@@ -64,6 +65,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     deadline_s: float = DEADLINE_S
     told: Callable[[Outcome], None] = lambda _: None
+    before: Sequence[Outcome] = ()
 
 
 async def verify(run: Run) -> Report:
@@ -72,7 +74,9 @@ async def verify(run: Run) -> Report:
     name = dice.token_hex(8)
     checks = selected(run.spec, run.tags)
     async with _scene(run, name, at) as scene:
-        outcomes = await _Running(run, checks, scene).outcomes()
+        for each in run.before:
+            run.told(each)
+        outcomes = [*run.before, *await _Running(run, checks, scene).outcomes()]
     return Report(
         name=run.spec.name,
         url=scene.safe(scene.url),

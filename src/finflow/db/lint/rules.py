@@ -33,7 +33,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 _RULES = (
     # Files and phases.
-    Rule("file-name", ERROR, "The file is not called NNNN_name.PHASE.sql, so it would never be applied.", "Call it like 0012_add_email.expand.sql."),
+    Rule("file-name", WARNING, "The file is not called NNNN_name.PHASE.sql, so finflow db would not apply it.", "Call it like 0012_add_email.expand.sql."),
     Rule("missing-phase", WARNING, "The file names no phase; it counts as expand.", "Add .expand, .backfill, .verify or .contract before .sql."),
     Rule("number-taken", ERROR, "Two changes have one number, so their order depends on their names.", "Give the younger change the next number."),
     Rule("missing-verify", ERROR, "The change takes something away after a backfill that nothing verifies.", "Add a verify file with counts and checksums of both sides."),

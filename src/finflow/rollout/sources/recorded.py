@@ -76,7 +76,9 @@ def _text(path: Path) -> str:
         if path.stat().st_size > MAX_BYTES:
             raise FinFlowError("recording_malformed", f"The file is larger than {MAX_BYTES:,} bytes.")
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise FinFlowError("file_unreadable", f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise FinFlowError("file_unreadable", f"{path}: {error}") from error
 
 
@@ -120,6 +122,25 @@ def _series(found: object) -> list[tuple[float | None, float | None]]:
     return list(zip_longest(lists.baseline, lists.candidate))
 
 
+def inverted(recording: Recording) -> Recording:
+    """The same series with less being worse: what was the lowest bucket is the highest now."""
+    looks = tuple(
+        msgspec.structs.replace(
+            look, readings={side: _inverted(each) for side, each in look.readings.items()}
+        )
+        for look in recording.looks
+    )
+    return msgspec.structs.replace(recording, looks=looks)
+
+
+def _inverted(reading: Reading) -> Reading:
+    durations = reading.latency
+    if durations is None:
+        return reading
+    edges = tuple(1.0 / edge for edge in reversed(durations.edges_s))
+    return msgspec.structs.replace(reading, latency=Histogram(edges, durations.counts[::-1], 0.0))
+
+
 def _of_series(pairs: Sequence[tuple[float | None, float | None]]) -> Recording:
     """A look for each pair. The buckets are made of all values of both sides, so they favour neither."""
     values = [value for pair in pairs for value in pair if value is not None]
@@ -137,11 +158,12 @@ def _of_series(pairs: Sequence[tuple[float | None, float | None]]) -> Recording:
 
 
 def _edges(values: Sequence[float]) -> tuple[float, ...]:
+    """Edges from the least to the largest value; the first is below every value but 0."""
     most = max(values) or 1.0
     least = max(min((value for value in values if value > 0), default=most), most * 1e-9)
     steps = max(1, math.ceil(math.log(most / least) / math.log(_STEP)))
     step = _STEP if steps <= _MAX_EDGES else (most / least) ** (1 / _MAX_EDGES)
-    return tuple(least * step**number for number in range(min(steps, _MAX_EDGES) + 1))
+    return (least / 2, *(least * step**number for number in range(min(steps, _MAX_EDGES) + 1)))
 
 
 def _one(edges: tuple[float, ...], value: float | None) -> Histogram:

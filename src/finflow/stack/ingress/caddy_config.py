@@ -45,13 +45,21 @@ _LOG_MIB: Final = 16
 LOGS_KEPT: Final = 4
 _HEX_PER_CHUNK: Final = 2 * CHUNK_BYTES
 _UNKNOWN_ORIGIN: Final = ("Forwarded", "X-Real-Ip")
-_PROOF: Final = "{file.proof}:" + "".join(f"{{http.request.header.{each}}}" for each in CLAIMED_HEADERS)
 
 
-def config(spec: CaddySpec, reloads: int, descriptors: Sequence[int], salts: Sequence[str]) -> dict[str, Any]:
+def config(
+    spec: CaddySpec,
+    reloads: int,
+    descriptors: Sequence[int],
+    salts: Sequence[str],
+    proof: str = "",
+    tester_secret: str = "",
+) -> dict[str, Any]:
     """The whole configuration after so many reloads, over the descriptors that the process inherits."""
     served = [descriptors[2 * (reloads % SOCKETS)], descriptors[2 * ((reloads - 1) % SOCKETS) + 1]]
-    traffic = _traffic(spec, [f"fd/{each}" for each in served], salts)
+    listeners = [f"fd/{each}" for each in served]
+    routes = [*_decided(spec, tester_secret), *_noted(spec, salts), *_proven(proof), *_proxied(spec)]
+    traffic = _traffic(spec, listeners, routes)
     return {
         "admin": {"listen": f"unix/{ADMIN}|0600", "config": {"persist": False}},
         "storage": {"module": "file_system", "root": "storage"},
@@ -122,7 +130,7 @@ def _digested() -> dict[str, Any]:
     return {name: {"filter": "hash"} for name in ("customer_a", "customer_b")}
 
 
-def _traffic(spec: CaddySpec, listeners: list[str], salts: Sequence[str]) -> dict[str, Any]:
+def _traffic(spec: CaddySpec, listeners: list[str], routes: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "listen": listeners,
         "automatic_https": {"disable": True},
@@ -133,11 +141,11 @@ def _traffic(spec: CaddySpec, listeners: list[str], salts: Sequence[str]) -> dic
         "idle_timeout": f"{_IDLE_CLIENT_S}s",
         "max_header_bytes": HEADERS_MAX_BYTES,
         "logs": {"default_logger_name": "traffic"},
-        "routes": [*_decided(spec), *_noted(spec, salts), *_proxied(spec)],
+        "routes": routes,
     }
 
 
-def _decided(spec: CaddySpec) -> list[dict[str, Any]]:
+def _decided(spec: CaddySpec, tester_secret: str) -> list[dict[str, Any]]:
     """Which side: the split by the customer's bucket, then what a tester asks for."""
     key = _placeholder(f"http.request.header.{spec.customer_header}")
     to_side = {side: [{"handler": "vars", "side": side}] for side in Side}
@@ -148,21 +156,19 @@ def _decided(spec: CaddySpec) -> list[dict[str, Any]]:
         },
         {"handle": [{"handler": "vars", "key": key, "side": Side.BASELINE}]},
         {"match": [{"expression": split(spec.seed)}], "handle": to_side[Side.CANDIDATE]},
-        *(
-            {"match": [{"expression": _override(spec, side)}], "handle": to_side[side]}
-            for side in Side
-        ),
+        *({"match": [_override(spec, side, tester_secret)], "handle": to_side[side]} for side in Side),
     ]  # fmt: skip
 
 
-def _override(spec: CaddySpec, side: Side) -> str:
-    """Whether a tester asks for this side, and knows the secret where there is one."""
-    asked = _header(spec.override_header)
-    wanted = f"{asked} == '{side}'"
-    if spec.override_secret_env is None:
-        return wanted
-    given, secret = _header(f"{spec.override_header}-Secret"), f"ph(req, 'env.{spec.override_secret_env}')"
-    return f"{wanted} && {given} != '' && {given} == {secret}"
+def _override(spec: CaddySpec, side: Side, tester_secret: str) -> dict[str, Any]:
+    """Whether somebody asks for this side who knows the secret; whoever does not is routed like everybody."""
+    variable = spec.override_secret_env
+    secret = f"'{tester_secret}'" if variable is None else f"ph(req, 'env.{variable}')"
+    given = _header(f"{spec.override_header}-Secret")
+    return {
+        "header": {spec.override_header: [side]},
+        "expression": f"{given} != '' && {given} == {secret}",
+    }
 
 
 def _header(name: str) -> str:
@@ -188,12 +194,27 @@ def _noted(spec: CaddySpec, salts: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
+def _proven(proof: str) -> list[dict[str, Any]]:
+    """The router's proof, or none, whatever the client sends under its name."""
+
+    def put(request: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"handler": "headers", "request": request}]
+
+    if not proof:
+        return [{"handle": put({"delete": [PROOF_HEADER]})}]
+    claimed = [{"header": {name: ["*"]}} for name in CLAIMED_HEADERS]
+    return [
+        {"handle": put({"set": {PROOF_HEADER: [f"{proof}:"]}})},
+        {"match": claimed, "handle": put({"set": {PROOF_HEADER: [f"{proof}:claimed"]}})},
+    ]
+
+
 def _proxied(spec: CaddySpec) -> list[dict[str, Any]]:
     stripped = [spec.override_header, f"{spec.override_header}-Secret", *_UNKNOWN_ORIGIN]
     return [
         {
             "handle": [
-                {"handler": "headers", "request": {"set": {PROOF_HEADER: [_PROOF]}, "delete": stripped}},
+                {"handler": "headers", "request": {"delete": stripped}},
                 {"handler": "request_body", "max_size": spec.body_max_bytes},
             ]
         },
@@ -255,8 +276,7 @@ def split(seed: int) -> str:
     what lies behind the key's end is not computed. Bytes become numbers by way of hexadecimal floats, exact
     below 2**53. A weight that is no number, as while the disk is full, counts as 0.
     """
-    key, file = "string(ph(req, 'http.vars.key'))", f"string(ph(req, 'file.{WEIGHT}'))"
-    half = HASHED_BYTES
+    key, half = "string(ph(req, 'http.vars.key'))", HASHED_BYTES
     bindings = [
         ("hex", f"'%x'.format([{key}])"),
         (
@@ -266,11 +286,20 @@ def split(seed: int) -> str:
         ("h0", f"({seed * FACTOR % PRIME} + size(hex)) % {PRIME}"),
         *_chunks(),
         *_rounds(HASHED_BYTES // CHUNK_BYTES),
-        ("weight", f"{file}.matches('^[0-9]{{1,5}}$') ? int({file}) : 0"),
     ]
     last = f"r{len(ROUNDS)}"
     mixed = f"math.bitXor({last}, math.bitShiftRight({last}, {LAST_SHIFT})) % {FULL_WEIGHT_BP}"
-    inner = f"(hex == '' ? {KEYLESS_BUCKET} : {mixed}) < weight"
+    in_share = _bound(bindings, f"(hex == '' ? {KEYLESS_BUCKET} : {mixed}) < weight")
+    # Outside of a rollout the weight is 0, and nothing is hashed.
+    weight = [
+        ("text", f"string(ph(req, 'file.{WEIGHT}'))"),
+        ("weight", "text.matches('^[0-9]{1,5}$') ? int(text) : 0"),
+    ]
+    return _bound(weight, f"weight > 0 && (weight >= {FULL_WEIGHT_BP} || {in_share})")
+
+
+def _bound(bindings: Sequence[tuple[str, str]], inner: str) -> str:
+    """The inner expression, in which each name stands for its value; later ones may use those before."""
     for name, value in reversed(bindings):
         inner = f"cel.bind({name}, {value}, {inner})"
     return inner

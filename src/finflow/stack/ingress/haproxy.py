@@ -25,6 +25,7 @@ from finflow.stack.ingress import haproxy_config as written
 from finflow.stack.ingress import sockets
 from finflow.stack.ingress.folder import RouterState
 from finflow.stack.ingress.local import LocalIngress
+from finflow.stack.processes import send
 
 _CONFIG: Final = "haproxy.cfg"
 _MASTER: Final = "master.sock"
@@ -108,8 +109,8 @@ class HaproxyIngress(LocalIngress[HaproxySpec]):
 
     def _written(self, state: RouterState, listener: str) -> str:
         backends, salt = self.folder.backends(), self.folder.salts()[0]
-        proof = self.folder.read("proof") or ""
-        return written.config(self.spec, state.reloads, listener, backends, salt, proof)
+        proof, secret = self.folder.proof(), self.folder.tester_secret()
+        return written.config(self.spec, state.reloads, listener, backends, salt, proof, secret)
 
     def explain(self, words: list[str]) -> str:
         alerts = [line for line in words if "[ALERT]" in line or "error" in line.lower()]
@@ -126,7 +127,7 @@ class HaproxyIngress(LocalIngress[HaproxySpec]):
         process = self.running()
         if process is None:
             raise FinFlowError("ingress_unreachable", f"No router runs in {self.folder.root}.")
-        os.kill(process.pid, signal.SIGUSR2)
+        send(process, signal.SIGUSR2)
         deadline = monotonic() + _RELOAD_S
         while True:
             # While the master starts anew, its socket may refuse, or be answered by the one before.

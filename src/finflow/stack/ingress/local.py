@@ -60,6 +60,12 @@ class LocalIngress(ABC, Generic[SpecT]):
         self._tally = Tally(self.folder.root, self.traffic_files)
         self.traffic = TrafficFile(self.folder.root, self.traffic_files)
 
+    def override(self, side: Side, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """The headers by which a tester chooses a side."""
+        header, variable = self.spec.override_header, self.spec.override_secret_env
+        secret = self.folder.tester_secret() if variable is None else environ.get(variable, "")
+        return {header: str(side), f"{header}-Secret": secret}
+
     # --- running ---
 
     @property
@@ -77,11 +83,14 @@ class LocalIngress(ABC, Generic[SpecT]):
         if self._child is not None:
             self._child.poll()
         state = self.folder.state()
-        if state and state.process and alive(state.process):
-            return state.process
+        if state and state.process:
+            return state.process if alive(state.process) else None
         # Whoever started it may have been killed before writing down that it had.
-        found = working_in(self.folder.root, self.program_name) if self.folder.root.exists() else []
-        return min(found, key=lambda each: (each.started, each.pid), default=None)
+        return min(self._found(), key=lambda each: (each.started, each.pid), default=None)
+
+    def _found(self) -> list[Process]:
+        """Every process of the program that works in the folder."""
+        return working_in(self.folder.root, self.program_name) if self.folder.root.exists() else []
 
     async def start(
         self, baseline: Sequence[Endpoint] | None = None, candidate: Sequence[Endpoint] | None = None
@@ -134,6 +143,7 @@ class LocalIngress(ABC, Generic[SpecT]):
     async def _launch(self, given: Backends) -> None:
         environment = self._environment()
         program = self.program()
+        await self._end_leftovers()
         self.folder.write_backends({**self.folder.backends(), **given})
         before = self.folder.state()
         port = self.spec.port or (before.port if before else 0)
@@ -147,10 +157,19 @@ class LocalIngress(ABC, Generic[SpecT]):
             self._spawn(program, state, environment)
         await self._until_ready()
 
+    async def _end_leftovers(self) -> None:
+        """Workers whose master was killed end by themselves, a little later; nobody waits for them."""
+        left = self._found()
+        for process in left:
+            send(process, signal.SIGKILL)
+        await wait_gone(left, self.patience_s)
+
     def _spawn(self, program: Path, state: RouterState, environment: Mapping[str, str]) -> None:
         # Not by asyncio, which kills a child whose object is forgotten: this one is to outlive us.
         with open_log(self.folder.root / "start.log") as log:
             output = self.output(log.fileno())
+            # Without a process: if we are killed right after the next step, it is looked for.
+            self.folder.write_state(state)
             try:
                 self._child = subprocess.Popen(  # noqa: S603 - the router's program, as the specification says
                     self._command(program),

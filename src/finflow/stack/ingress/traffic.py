@@ -1,6 +1,7 @@
 """A router's log of requests, read as it grows and is rotated: who was served by which side, and how."""
 
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from finflow.rollout.ports import Served
 from finflow.rollout.verdicts import Side
 
 _READ_BYTES: Final = 1 << 20
+_LINE_MAX_BYTES: Final = 4096
 # What one look takes in at most; the rest comes with the next.
 _LOOK_MAX: Final = 200_000
 # As nginx and Caddy call it.
@@ -30,10 +32,14 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """How far a log was read: which file, whatever its name is by now, and how much of it."""
+    """How far a log was read: which file, whatever its name is by now, and how much of it.
+
+    A file that is dropped leaves its number to the next one, so the first line is remembered, too.
+    """
 
     inode: int = 0
     offset: int = 0
+    first: int = 0
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -54,13 +60,26 @@ def served_from(folder: Path, name: str, place: Place) -> Iterator[tuple[Served,
     is not one of ours, as after a full disk, is passed over.
     """
     files = _files(folder, name)
-    known = [number for number, (_, inode) in enumerate(files) if inode == place.inode]
-    for path, inode in files[known[0] if known else 0 :]:
-        offset = place.offset if inode == place.inode else 0
-        for line, end in _whole_lines(path, inode, offset):
+    known = [number for number, (path, inode) in enumerate(files) if _is_at(place, path, inode)]
+    for number, (path, inode) in enumerate(files[known[0] if known else 0 :]):
+        first = _first_of(path)
+        for line, end in _whole_lines(path, inode, place.offset if known and number == 0 else 0):
             found = _parsed(line)
             if found is not None:
-                yield found, Place(inode, end)
+                yield found, Place(inode, end, first)
+
+
+def _is_at(place: Place, path: Path, inode: int) -> bool:
+    return inode == place.inode and (place.offset == 0 or _first_of(path) == place.first)
+
+
+def _first_of(path: Path) -> int:
+    """What tells a log from a later one with the same number: a checksum of its first line."""
+    try:
+        with path.open("rb") as file:
+            return zlib.crc32(file.readline(_LINE_MAX_BYTES))
+    except OSError:
+        return 0
 
 
 def end_of(folder: Path, name: str) -> Place:
@@ -70,7 +89,7 @@ def end_of(folder: Path, name: str) -> Place:
         status = path.stat()
     except OSError:
         return Place()
-    return Place(status.st_ino, status.st_size)
+    return Place(status.st_ino, status.st_size, _first_of(path))
 
 
 def _files(folder: Path, name: str) -> list[tuple[Path, int]]:
