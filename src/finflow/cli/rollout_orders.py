@@ -124,9 +124,9 @@ def _given(place_: "Service", order: "Order", reason: str, as_json: bool) -> int
     told = _answer(place_, given.order_id)
     if told is None:
         place_.orders.forget(given.order_id)
-        raise FinFlowError(
-            "rollout_not_running", f"Nobody took the order up within {_ANSWER_WITHIN_S:.0f} s."
-        )
+        # It holds the lock and does nothing, as when it was stopped: nobody else can take the service over.
+        hung = f"Process {place_.controller} did not take the order up within {_ANSWER_WITHIN_S:.0f} s."
+        raise FinFlowError("rollout_not_running", f"{hung} End it with kill -9, and order again.")
     if not told.accepted:
         raise FinFlowError("order_refused", f"{told.words[:1].upper()}{told.words[1:]}.")
     if as_json:
