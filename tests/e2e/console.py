@@ -25,7 +25,7 @@ DOCUMENTED_HOME = "/home/somebody"
 FIRST_TERMINAL = 'title="First terminal"'
 
 _BLOCK = re.compile(r"^```console(?P<title>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
-_ID = re.compile(r"\b(ten|led|acc|txn|fxq|fxr)_[0-9a-hjkmnp-tv-z]{26}\b")
+_ID = re.compile(r"\b(ten|led|acc|txn|fxq|fxr|rol)_[0-9a-hjkmnp-tv-z]{26}\b")
 _VARYING = (
     # Midnight was given by the reader; any other moment is the machine's.
     (re.compile(r"\b\d{4}-\d\d-\d\dT(?!00:00:00)\d\d:\d\d:\d\d(\.\d+)?Z"), "<time>"),
@@ -35,6 +35,15 @@ _VARYING = (
     (re.compile(r"\b[\d,]+ transactions/s"), "<speed>"),
     (re.compile(r"(transactions per s +)[\d,]+"), r"\1<speed>"),
     (re.compile(r"\bprocess \d+", re.IGNORECASE), "process <pid>"),
+    # Rollouts: the machine's clock, who sits before it, and how many asked before the gates were sure.
+    (
+        re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ|^\d\d:\d\d:\d\d|(?<=  )\d\d:\d\d:\d\d", re.MULTILINE),
+        "<time>",
+    ),
+    (re.compile(r"\b[\w.-]+@[\w.-]+ *"), "<somebody> "),
+    (re.compile(r" failed \d+ of [^;\n]*"), " failed <some>"),
+    (re.compile(r" +[\d,]+ (requests|errors)"), r" <number> \1"),
+    (re.compile(r"\d+ lines, each as|(?<=hash is )[0-9a-f]{64}"), "<digest>"),
 )
 
 

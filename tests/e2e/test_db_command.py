@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 
 from finflow.app.schema_check import RolloutSchema, SchemaVerified
-from finflow.rollout.checks_spec import SchemaSpec
 from finflow.db.change import SchemaChange
 from finflow.kernel.errors import FinFlowError
+from finflow.rollout.checks_spec import SchemaSpec
 from finflow.rollout.verdicts import Verdict
 from oracles.changes import write
 

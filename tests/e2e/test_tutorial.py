@@ -30,3 +30,9 @@ def test_a_page_prints_what_it_says(page: Path, stack: Stack) -> None:
     promised, printed = Masks(), Masks()
     for step, answer in zip(steps(document), answers(document, stack), strict=True):
         assert printed.of(answer) == promised.of(step.printed), step.typed
+
+
+def test_the_first_rollout_shows_the_files_that_it_takes() -> None:
+    document = (ROOT / "docs" / "tutorial" / "your-first-rollout.md").read_text()
+    for name in ("shop-1.0.py", "rollout.yaml"):
+        assert f'title="{name}"\n{(ROOT / "examples" / "rollout" / name).read_text()}```\n' in document, name

@@ -24,7 +24,7 @@ def down(service: str | None, yes: bool, dry_run: bool, data: str | None, as_jso
 
     place_ = place(data, service)
     found = rollout_end.ends(place_)
-    what = " and ".join([*(["the router"] if found.router else []), *found.releases]) or "nothing"
+    what = ", ".join([*(["the router"] if found.router else []), *found.releases]) or "nothing"
     if not dry_run:
         if not yes:
             click.confirm(f"Stop {what} of {place_.name}? Nobody is served then.", abort=True, err=True)

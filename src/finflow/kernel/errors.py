@@ -180,7 +180,7 @@ _ENTRIES = (
     Kind("gates_malformed", 400, "The file of gates says something that a gate cannot follow.", "The line above names the place; without --gates the default gates judge.", EXIT_USAGE),
     # What a rollout refuses.
     Kind("spec_malformed", 400, "The specification of the rollout has faults.", "Mend the lines named above; `finflow rollout schema` prints the schema, `finflow rollout validate` checks again.", EXIT_USAGE),
-    Kind("rollout_unknown", 404, "The service has no rollout.", "`finflow rollout history` lists them; `finflow rollout start SPEC.yaml` begins one."),
+    Kind("rollout_unknown", 404, "The service has no rollout.", "`finflow rollout start SPEC.yaml` begins one; --data names another data folder."),
     Kind("rollout_controlled", 409, "Another controller carries this service's rollout on.", "Watch it with `finflow rollout show --watch`; order it with promote, pause, resume, approve or abort."),
     Kind("rollout_active", 409, "The service has a rollout that has not ended.", "Let `finflow rollout run` carry it on, or take it back with `finflow rollout abort`."),
     Kind("rollout_repeated", 409, "The last rollout of the service was this one, and it has ended.", "Give the candidate a new release, or repeat it as it is with --again."),
@@ -212,7 +212,6 @@ _ENTRIES = (
     Kind("verification_malformed", 400, "The verification's YAML says something that cannot be checked.", "The detail names the line; compare it with docs/howto/verify-a-deployment.md.", EXIT_USAGE),
     Kind("service_unreachable", 503, "The service that is to be verified cannot be reached.", "Check --url, and that the service runs; `finflow up` starts FinFlow.", EXIT_UNREACHABLE, True),
     Kind("clone_unmarked", 409, "The database does not say that it is a clone.", "Acceptance writes, so it runs only on what was marked by `alter database NAME set finflow.environment = 'production-clone'`; without --clone-url it makes such a clone itself."),
-    Kind("clone_not_made", 503, "The clone could not be made.", "The detail says what PostgreSQL said; a server that others use is cloned from a backup or from a template database.", EXIT_UNREACHABLE),
     # What a shadow of the live books refuses or meets.
     Kind("shadow_target_live", 409, "The database is not what a shadow may run on.", "A shadow replays on a clone that `finflow rollout shadow start` made, never on the live database and never from another shadow."),
     Kind("shadow_running", 409, "A shadow runs already.", "`finflow rollout shadow report` shows it; `finflow rollout shadow stop` ends it."),
@@ -220,8 +219,8 @@ _ENTRIES = (
     Kind("shadow_behind", 503, "The shadow has not caught up with the live books.", "Wait until `finflow rollout shadow report` shows no lag, then try again.", EXIT_UNREACHABLE, True),
     Kind("shadow_report_malformed", 500, "The shadow's report or one of its cases cannot be read.", "Stop the shadow and start it again; its cases are in the clone."),
     Kind("case_unknown", 404, "No such case.", "`finflow rollout shadow report --cases` lists them."),
-    Kind("allowance_malformed", 400, "The allow-list says something that it cannot mean.", "Each allowance has a name, a reason, the places it covers, and the last day it is good for (expires_on)."),
-    Kind("clone_failed", 503, "The database could not be cloned.", "The line above says why; a clone needs about as much disk as the database.", EXIT_UNREACHABLE),
+    Kind("allowance_malformed", 400, "The allow-list says something that it cannot mean.", "Each allowance has a name, a reason, the places it covers, and the last day it is good for (expires_on).", EXIT_USAGE),
+    Kind("clone_failed", 503, "The database could not be cloned.", "The line above says why; a clone needs about as much disk as the database, and a server that others use is cloned from a backup or from a template database.", EXIT_UNREACHABLE),
     Kind("repair_plan_malformed", 400, "The file is not a repair plan as it was written.", "Make it again with `finflow rollout repair plan`; a plan is not edited by hand.", EXIT_USAGE),
     Kind("reads_unreachable", 503, "A release to compare reads of does not answer.", "Check the three URLs.", EXIT_UNREACHABLE),
     # What a change of the schema refuses.
@@ -244,6 +243,7 @@ _ENTRIES = (
     Kind("postgres_failed", 503, "The embedded PostgreSQL did not start.", "The line above is from its log; `finflow info` shows where the rest is.", EXIT_UNREACHABLE),
     Kind("postgres_too_old", 503, "The PostgreSQL server is older than version 15.", "Name a newer server with --database-url, or leave it out to use the embedded one.", EXIT_UNREACHABLE),
     Kind("service_failed", 503, "The API workers did not become ready.", "Read their log; `finflow info` shows where the logs are.", EXIT_UNREACHABLE),
+    Kind("schema_absent", 409, "The database has no books of FinFlow, or older ones than this release reads.", "Run `finflow migrate` on it, or name another one with --data or --database-url."),
     Kind("migration_changed", 500, "A migration that was applied has been changed since.", "Restore the file as it was released, and put the change into a new migration."),
     Kind("migration_failed", 500, "A migration failed and was rolled back.", "Mend its SQL; those before it stay applied."),
     Kind("migration_busy", 503, "Another process holds the migration lock.", "Wait for it to end, then run `finflow migrate` again.", EXIT_UNREACHABLE, True),
