@@ -12,6 +12,7 @@ from tests.integration.test_shadow_checks import damage
 from finflow.app.rollout_checks import StepChecks
 from finflow.app.shadow import CLONE_URL, Settings, ShadowFolder
 from finflow.kernel.clock import system_clock
+from finflow.ledger import copy
 from finflow.rollout.fake_fleet import FakeFleet
 from finflow.rollout.fake_ingress import FakeIngress, FakeRouter
 from finflow.rollout.verdicts import Judgement, Verdict
@@ -93,9 +94,10 @@ async def test_books_that_are_not_known_never_pass(
 
 
 async def test_what_each_release_was_compared_survives_a_restart(
-    database_url: str, database_url_empty: str, tmp_path: Path
+    database_url: str, database_url_empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "shadow"
+    monkeypatch.setattr(copy, "_whole", [True])
     async with shadowed(database_url, database_url_empty, root):
         # The accounts were opened before the clone was made.
         report = read_report(root)
@@ -103,6 +105,17 @@ async def test_what_each_release_was_compared_survives_a_restart(
         assert report.by_release == {"1.1": 1}
     async with watched(database_url, database_url_empty, root) as shadow:
         assert (await shadow.catch_up()).by_release == {"1.1": 1}
+
+
+async def test_what_is_compared_with_itself_is_no_comparison_of_a_release(
+    database_url: str, database_url_empty: str, tmp_path: Path
+) -> None:
+    """Without what was asked, what was booked stands for it: a wrong amount would be equal to itself."""
+    root = tmp_path / "shadow"
+    async with shadowed(database_url, database_url_empty, root):
+        report = read_report(root)
+        assert report is not None
+        assert (report.compared, report.by_release) == (1, {})
 
 
 async def test_without_comparisons_nothing_is_summed_up(tmp_path: Path) -> None:

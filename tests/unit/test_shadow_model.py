@@ -211,6 +211,7 @@ def test_an_allowance_covers_all_or_nothing(changes: dict[str, Any], outcome: Ou
 @pytest.mark.parametrize(
     "text",
     [
+        "".join(f"- &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'x'}]\n" for n in range(9)),
         "- name: x", "- {name: x, reason: ' ', expires_on: 2026-01-01, places: [a]}", "{", "3",
         "- {name: x, reason: y, expires_on: soon, places: [a]}",
         "- {name: x, reason: y, expires_on: 2026-01-01, places: []}",

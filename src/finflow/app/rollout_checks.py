@@ -132,19 +132,27 @@ class SchemaPhases:
 
     def at(self, step: int, last: int) -> Check:
         """What the schema must have been through before a step."""
-        return _SchemaBefore(self._schema, self.name, step == 0, step == last)
+        return _SchemaBefore(self._schema, self.backfilling, self.name, step == 0, step == last)
 
 
 class _SchemaBefore:
-    def __init__(self, schema: "RolloutSchema", name: str, first: bool, last: bool) -> None:
-        self._schema, self._name, self._first, self._last = schema, name, first, last
+    def __init__(
+        self, schema: "RolloutSchema", backfilling: "Backfilling", name: str, first: bool, last: bool
+    ) -> None:
+        self._schema, self._backfilling, self._name = schema, backfilling, name
+        self._first, self._last = first, last
 
     async def judge(self) -> Judgement:
-        """Expands before the first step, verifies before the last. Never raises."""
+        """Expands before the first step, verifies before the last. Never raises.
+
+        Where these are one step there is nothing beside which to fill back, so it is begun here.
+        """
         try:
-            if self._last:
-                return await self._schema.before_full()
             done = await self._schema.before_first_step() if self._first else []
+            if self._last:
+                filled = await self._backfilling.judge() if self._first else None
+                broke = filled is not None and filled.verdict is Verdict.ERROR
+                return filled if filled and broke else await self._schema.before_full()
         except FinFlowError as error:
             verdict = Verdict.ERROR if error.kind.retryable else Verdict.FAIL
             return Judgement(self._name, verdict, {"code": error.kind.code}, error.detail)

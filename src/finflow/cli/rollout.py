@@ -10,7 +10,7 @@ from finflow.cli.options import data_option, json_option
 from finflow.kernel.errors import EXIT_DONE, EXIT_NO
 
 if TYPE_CHECKING:
-    from finflow.app.rollouts import Service
+    from finflow.app.rollouts import Composed, Service
     from finflow.rollout.events import Entry
     from finflow.rollout.spec import RolloutSpec
     from finflow.rollout.state import State
@@ -157,14 +157,14 @@ async def _begun(place_: "Service", spec: "RolloutSpec", folder: Any, again: boo
         return state if detach or state.ended else await session.carry_on(composed, told)
 
 
-async def carried_on(place_: "Service") -> "State":
+async def carried_on(place_: "Service", compose: "Composed | None" = None) -> "State":
     """Controls the last rollout of a service in this process."""
     from finflow.app.rollout_world import composed
     from finflow.app.rollouts import Session
 
     place_.last()
     async with Session(place_) as session:
-        return await session.carry_on(composed, told)
+        return await session.carry_on(compose or composed, told)
 
 
 def told(entry: "Entry", state: "State") -> None:

@@ -70,18 +70,18 @@ def _decision(recording: "Recording", spec: "Gates", worse: str) -> "Decision":
 
 def _gates(file: str) -> "Gates":
     import msgspec
-    import yaml
 
+    from finflow.rollout import yaml_lines
     from finflow.rollout.gates_spec import Gates
 
     try:
-        found: Any = yaml.safe_load(Path(file).read_text())
+        found: Any = yaml_lines.read(Path(file).read_bytes()).value
         # A whole spec will do as well: its section is read.
         found = found.get("gates", found) if isinstance(found, dict) else found
         return msgspec.convert(found, Gates)
     except OSError as error:
         raise FinFlowError("file_unreadable", f"{file}: {error.strerror}") from error
-    except (msgspec.ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (msgspec.ValidationError, yaml_lines.Faulty) as error:
         raise FinFlowError("gates_malformed", f"{file}: {error}") from error
 
 

@@ -89,16 +89,23 @@ def abort(service: str | None, reason: str, yes: bool, data: str | None, as_json
 
 
 def _by_itself(place_: "Service", reason: str, as_json: bool) -> int:
-    """Without a controller the command becomes one for as long as it takes."""
+    """Without a controller the command becomes one for as long as it takes. It needs the router alone: what
+    else the specification names, such as the variables of its checks, may be missing where it runs.
+    """
     import asyncio
 
+    from finflow.app import taking_back
     from finflow.cli.rollout import carried_on, summary
     from finflow.rollout.events import Order
     from finflow.rollout.fold import folded
+    from finflow.rollout.model import refusal
     from finflow.rollout.state import Phase
 
-    place_.orders.drop(folded(place_.last()).rollout_id, Order.ABORT, reason)
-    state = asyncio.run(carried_on(place_))
+    before = folded(place_.last())
+    if words := refusal(before, Order.ABORT) if before.phase is not Phase.ABORTING else "":
+        raise FinFlowError("order_refused", f"{words[:1].upper()}{words[1:]}.")
+    place_.orders.drop(before.rollout_id, Order.ABORT, reason)
+    state = asyncio.run(carried_on(place_, taking_back.composed))
     if as_json:
         echo_json(summary(state))
     else:
@@ -117,9 +124,9 @@ def _given(place_: "Service", order: "Order", reason: str, as_json: bool) -> int
     told = _answer(place_, given.order_id)
     if told is None:
         place_.orders.forget(given.order_id)
-        raise FinFlowError(
-            "rollout_not_running", f"Nobody took the order up within {_ANSWER_WITHIN_S:.0f} s."
-        )
+        # It holds the lock and does nothing, as when it was stopped: nobody else can take the service over.
+        hung = f"Process {place_.controller} did not take the order up within {_ANSWER_WITHIN_S:.0f} s."
+        raise FinFlowError("rollout_not_running", f"{hung} End it with kill -9, and order again.")
     if not told.accepted:
         raise FinFlowError("order_refused", f"{told.words[:1].upper()}{told.words[1:]}.")
     if as_json:

@@ -74,6 +74,8 @@ class Controller:
     async def run(self) -> Phase:
         """Until the end of the rollout. Raises rollout_fenced when another controller has taken over."""
         await self._take_over()
+        # Before anything else is done: what waits may be an order to take the candidate back.
+        self._take_up_waiting()
         ordering = asyncio.create_task(self._follow_orders())
         try:
             while (intended := model.next_(self._spec, self.state, self._since())) is not None:
@@ -253,10 +255,13 @@ class Controller:
 
     async def _follow_orders(self) -> None:
         while True:
-            for order in self._orders.waiting():
-                self._take_up(order)
-                self._orders.forget(order.order_id)
+            self._take_up_waiting()
             await asyncio.sleep(_ORDERS_EVERY_S)
+
+    def _take_up_waiting(self) -> None:
+        for order in self._orders.waiting():
+            self._take_up(order)
+            self._orders.forget(order.order_id)
 
     def _take_up(self, order: Ordered) -> None:
         if order.order_id in self.state.orders:

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
-import yaml
 
 from finflow.kernel import money
 from finflow.kernel.clock import to_datetime
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.book import Account, Record
+from finflow.rollout import yaml_lines
 from finflow.shadow.model import Compared, Difference, Outcome, Words
 
 MAX_ALLOWANCES: Final = 200
-_MAX_BYTES: Final = 1 << 20
 
 # What a case is about: a row of the journal, a quote, a netted cycle, an account's settings, the journal's
 # seq.
@@ -56,14 +55,11 @@ def read_allowances(path: Path | None) -> list[Allowance]:
     except OSError as error:
         raise FinFlowError("file_unreadable", f"{path}: {error.strerror}") from error
     try:
-        if len(text) > _MAX_BYTES:
-            raise ValueError("it is larger than 1 MiB")
-        found = msgspec.convert(yaml.safe_load(text) or [], list[Allowance])
+        found = msgspec.convert(yaml_lines.read(text).value if text.strip() else [], list[Allowance])
         _check(found)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise FinFlowError("allowance_malformed", f"{path}:{line}: {error.problem}") from error
-    except (msgspec.ValidationError, yaml.YAMLError, ValueError) as error:
+    except yaml_lines.Faulty as error:
+        raise FinFlowError("allowance_malformed", f"{path}:{error.fault.line}: {error}") from error
+    except (msgspec.ValidationError, ValueError) as error:
         raise FinFlowError("allowance_malformed", f"{path}: {error}") from error
     return found
 

@@ -32,11 +32,15 @@ _OLDEST: Final = "select recorded_at from journal where ledger_no = $1 and seq =
 
 
 class LiveRow(NamedTuple):
-    """A row of the live journal. `record.command` is what was asked, where the row keeps it whole."""
+    """A row of the live journal. `record.command` is what was asked, where the row keeps it whole.
+
+    `asked` says that it is; else what was booked stands for it, and a wrong amount is compared with itself.
+    """
 
     record: Record
     words: Words
     release: str | None
+    asked: bool = True
 
     @property
     def seq(self) -> int:
@@ -88,14 +92,17 @@ def _whole_groups(rows: Sequence[Any]) -> list[Any]:
 
 def _row(record: Record, row: Any) -> LiveRow:
     command = record.command
-    if isinstance(command, PostTransaction) and record.code is None and row["command"] is not None:
+    booked = isinstance(command, PostTransaction) and record.code is None
+    whole = not booked
+    if booked and row["command"] is not None:
         asked = _decode(row["command"])
         if isinstance(asked, PostTransaction) and asked.entries:
             record.command = command = asked
+            whole = True
     words = words_of(command)
     if record.code is None and isinstance(command, PostTransaction):
         words = words._replace(reference=row["reference"])
-    return LiveRow(record, words, row["release"])
+    return LiveRow(record, words, row["release"], whole)
 
 
 async def read_settings(

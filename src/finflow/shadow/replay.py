@@ -200,7 +200,7 @@ class LedgerReplayer:
             await self._load(clone, rows, rebuilt)
             judged = self._judge.judge(self._book, rows, rebuilt)
             cases = self._gaps(head, rows) + self._cases(judged, allowances)
-            await self._write(clone, head, judged, cases)
+            await self._write(clone, head, judged, cases, _by_release(judged, rebuilt))
         self._exact, self.seq = True, self._book.seq
         for each in judged:
             if each.record.code is None and isinstance(each.record.command, _KINDS_OF_CHANGE):
@@ -231,8 +231,9 @@ class LedgerReplayer:
                 book.add(account)
 
     async def _write(
-        self, clone: Connection, head: Head, judged: Sequence[Judged], cases: Sequence[Case]
-    ) -> None:
+        self, clone: Connection, head: Head, judged: Sequence[Judged], cases: Sequence[Case],
+        by_release: Counter[str],
+    ) -> None:  # fmt: skip
         decided = save.Decided()
         decided.add(self.ledger_no, [each.record for each in judged])
         moved = await save.advance_and_write(clone, self.ledger_no, decided, self._book.head, head.seq)
@@ -244,7 +245,7 @@ class LedgerReplayer:
         outcomes[Outcome.MATCH] -= late
         outcomes[Outcome.LATE] += late
         await store.count(clone, self.ledger_no, +outcomes)
-        await store.count_releases(clone, _by_release(judged))
+        await store.count_releases(clone, by_release)
         await self._set_apart(clone)
 
     def _gaps(self, head: Head, rows: Sequence[LiveRow]) -> list[Case]:
@@ -349,10 +350,13 @@ def _is_late(judged: Judged, now: int) -> bool:
     return judged.compared.outcome is Outcome.MATCH and now - judged.row.record.recorded_at > LATE_AFTER_US
 
 
-def _by_release(judged: Sequence[Judged]) -> Counter[str]:
-    """How many commands of each release were compared in time, where the journal says whose they are."""
+def _by_release(judged: Sequence[Judged], rebuilt: Rebuilt) -> Counter[str]:
+    """How many commands of each release were compared in time with what was asked of it, as far as the
+    journal says whose they are and keeps what was asked, or it could be found out.
+    """
     now = system_clock()
-    return Counter(each.row.release for each in judged if each.row.release and not _is_late(each, now))
+    known = [each for each in judged if each.row.asked or each.row.seq in rebuilt.commands]
+    return Counter(each.row.release for each in known if each.row.release and not _is_late(each, now))
 
 
 def _now() -> dt.datetime:

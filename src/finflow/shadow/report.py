@@ -31,8 +31,8 @@ class LedgerLag(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True):
     """The state of a shadow at `at_s`, in Unix seconds. `state` is running, stopped, or failed.
 
-    `by_release` are commands compared in time, by the release that booked them; None where the journal does
-    not say which one did.
+    `by_release` are commands compared in time with what was asked, by the release that booked them; None
+    where the journal does not say which one did.
     """
 
     at_s: float
