@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TEST_FOLDERS := $(wildcard tests/unit tests/integration tests/migration tests/house)
 BENCHES := $(basename $(notdir $(wildcard bench/ledger.py bench/http.py bench/reads.py \
 	bench/auth.py bench/noisy.py bench/idle.py bench/telemetry.py bench/fx.py bench/settlement.py \
-	bench/schema.py bench/shadow.py)))
+	bench/schema.py bench/shadow.py bench/rollout.py)))
 # Test files run side by side, one process a core; each file's tests stay in their order.
 JOBS ?= auto
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -234,7 +234,7 @@ async def test_a_database_in_use_is_not_copied(production: str) -> None:
                 pytest.fail("it was copied")
     finally:
         await connection.close()
-    assert raised.value.kind.code == "clone_not_made"
+    assert raised.value.kind.code == "clone_failed"
     assert "being accessed by other users" in raised.value.detail
 
 

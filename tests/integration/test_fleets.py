@@ -161,8 +161,8 @@ async def test_processes_of_a_killed_supervisor_are_stopped_too(fleet: Callable[
 async def test_supervisors_killed_at_any_moment_leave_no_stray_and_lose_nobody(
     fleet: Callable[..., CommandFleet],
 ) -> None:
-    """Killed while it launches, starts, adopts and scales; each order is carried out by whoever comes next."""
-    service, dice = fleet(), random.Random(6)
+    """Killed while it launches, starts, adopts and scales; whoever comes next carries out each order."""
+    service, dice = fleet(), random.Random(6)  # noqa: S311 - where to kill, not a secret
     await service.start(1)
     for round_ in range(12):
         want = 1 + round_ % 3

@@ -70,6 +70,12 @@ class Rig:
         await asyncio.gather(*(ask(customers[start::16]) for start in range(16)))
         return found
 
+    def as_tester(self, side: str) -> list[tuple[str, str]]:
+        """What somebody sends who may read the router's folder."""
+        path = self.folder / "tester-secret"
+        secret = path.read_text() if path.exists() else ""
+        return [("X-Finflow-Side", side), ("X-Finflow-Side-Secret", secret)]
+
     async def on_candidate(self) -> set[str]:
         sides = await self.sides(CUSTOMERS)
         return {customer for customer, side in sides.items() if side == CANDIDATE}
@@ -190,9 +196,22 @@ async def test_testers_choose_their_side(rig: Rig) -> None:
     for weight_bp in (0, 10_000):
         await rig.ingress.set_weight(weight_bp)
         for side in Side:
-            assert await rig.sides(["cus_1"], ("X-Finflow-Side", side)) == {"cus_1": side}
+            assert await rig.sides(["cus_1"], *rig.as_tester(side)) == {"cus_1": side}
     await rig.ingress.set_weight(0)
-    assert await rig.sides(["cus_1"], ("X-Finflow-Side", "candidates")) == {"cus_1": BASELINE}
+    assert await rig.sides(["cus_1"], *rig.as_tester("candidates")) == {"cus_1": BASELINE}
+
+
+@pytest.mark.parametrize("secret", [None, "", "0" * 64])
+async def test_nobody_else_chooses_a_side(router: Rig, secret: str | None) -> None:
+    """As it comes out of the box: an outsider knows the header, and not what lies in the router's folder."""
+    given = [("X-Finflow-Side", "candidate")]
+    given += [] if secret is None else [("X-Finflow-Side-Secret", secret)]
+    assert await router.sides(["cus_1"], *given) == {"cus_1": BASELINE}
+    await router.real.reload()
+    assert await router.sides(["cus_1"], *given) == {"cus_1": BASELINE}
+    assert await router.sides(["cus_1"], *router.as_tester("candidate")) == {"cus_1": CANDIDATE}
+    kept = router.folder / "tester-secret"
+    assert (len(kept.read_text()), kept.stat().st_mode & 0o777) == (64, 0o600)
 
 
 async def test_who_has_no_key_moves_with_the_last(rig: Rig) -> None:
@@ -440,7 +459,7 @@ async def test_a_client_cannot_speak_for_the_router(router: Rig) -> None:
     """Where a request came from is said by the router alone, and its own words do not reach the service."""
     connection = Connection(router.real.port)
     lies = ["X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Forwarded", "X-Real-IP"]
-    own = [("X-Finflow-Side", "candidate"), ("X-Finflow-Side-Secret", "s"), ("X-Customer-Id", "cus_9")]
+    own = [*router.as_tester("candidate"), ("X-Customer-Id", "cus_9")]
     _, answer = await connection.send([*((name, "6.6.6.6") for name in lies), *own])
     connection.close()
     assert answer["name"] == "candidate"

@@ -16,18 +16,24 @@ from finflow.stack.folder import DataFolder
 from finflow.stack.postgres import EmbeddedPostgres
 from finflow.stack.processes import children
 from oracles.service import ENTRY_SUMS, audit
-from oracles.settler import BATCHES, drafts
+from oracles.settler import BATCHES, LETTER, drafts
 from oracles.settling import bank, neighbour
 
 SETTLER = Path(__file__).parent.parent / "oracles" / "settler.py"
 TESTS = Path(__file__).parent.parent
+MATCHED = """
+select m.amount_minor, x.rule, x.line_no from settlement_movements m
+  left join settlement_matches x using (ledger_no, movement_no) order by m.amount_minor
+"""
 
 PLACES = (
     ("orders kept", 1), ("orders kept", 3), ("paid here", 1), ("paid here", 2), ("gross posted here", 1),
     ("orders paid", 1), ("orders paid", 3), ("close kept", 1), ("orders held", 1), ("net kept", 1),
     ("submit kept", 1), ("positions held", 1), ("submission kept", 1), ("message sent", 1),
     ("answer kept", 1), ("decided accepted", 1), ("positions posted", 1), ("page booked", 1),
-    ("orders posted", 1), ("peers posted", 1), ("settle kept", 1),
+    ("orders posted", 1), ("peers posted", 1), ("settle kept", 1), ("message kept", 1),
+    ("message's batch taken", 2), ("movements kept", 1), ("lines kept", 1), ("matches written", 2),
+    ("matches kept", 3),
 )  # fmt: skip
 
 
@@ -38,6 +44,7 @@ async def prepared(url: str) -> tuple[str, str]:
         for name in ("ALFA", "BETA", "CITI"):
             await here.add(name, "100000")
         await here.add("BIFAST", kind="rail")
+        await here.settlement.add_nostro(here.ledger_id, "BIFAST", "SGD", "N-1", "treasury")
         await there.add("DELTA")
         await here.add("THERE", kind="ledger", peer_ledger_id=there.ledger_id)
         await there.add("HERE", kind="ledger", peer_ledger_id=here.ledger_id)
@@ -60,13 +67,14 @@ async def check(url: str, folder: Path, peer_account: str) -> None:
     async with bank(url) as one:
         wanted = [draft for batch in range(BATCHES) for draft in drafts(batch, peer_account)]
         rows = await one.one.rows("select end_to_end_id, amount_minor from settlement_orders")
+        named = [(each.end_to_end_id, each.amount) for each in wanted] + LETTER
         assert sorted((row["end_to_end_id"], row["amount_minor"]) for row in rows) == sorted(
-            (each.end_to_end_id, int(Decimal(each.amount) * 100)) for each in wanted
+            (name, int(Decimal(amount) * 100)) for name, amount in named
         )
         settled = await one.one.value(
             "select count(*) from settlement_orders o where posted_on(o.ledger_no, o.ledger_no, o.order_no)"
         )
-        assert settled == len(wanted)
+        assert settled == len(named)
         place = ids.parse("acc", peer_account)
         assert place is not None
         async with one.one.pool.acquire() as connection:
@@ -76,6 +84,13 @@ async def check(url: str, folder: Path, peer_account: str) -> None:
         to_peer = sum(Decimal(each.amount) for each in wanted if each.payee == "THERE")
         assert Decimal(there.balance) == 1000 + to_peer
         assert len(list((folder / "out").glob("*.xml"))) == 1
+        by_rail = sorted(-int(Decimal(each.amount) * 100) for each in wanted if each.payee == "BIFAST")
+        found = await one.one.rows(MATCHED)
+        assert [row["amount_minor"] for row in found] == by_rail, "each payment is found once"
+        assert {row["rule"] for row in found} == {"uetr"}
+        assert len({row["line_no"] for row in found}) == len(by_rail)
+        assert await one.one.value("select count(*) from settlement_unmatched") == 0
+        assert await one.one.value("select sum(matched) from settlement_match_counts") == len(by_rail)
         assert await one.one.value("select count(*) from settlement_work") == 0
         assert await one.worker.check_mirrors() == []
         await one.whole()

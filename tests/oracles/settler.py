@@ -2,11 +2,15 @@
 
 Called as `settler.py URL FOLDER LEDGER_ID PLACE COUNT [PEER_ACCOUNT]`: the COUNTth time that it reaches PLACE
 it sends itself SIGKILL; `never` is no place. FOLDER is that of the file rail, which the process also plays:
-whatever it is sent it accepts. Between three batches of orders at once a worker is at work already.
+whatever it is sent it accepts. Between three batches of orders and a message at once a worker is at work
+already; in the end the rail's bank reports what it has paid.
 """
 
 import asyncio
+import hashlib
+import io
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -17,11 +21,13 @@ from finflow.db.pool import acquired
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger.service import LedgerService
 from finflow.ledger.tenant import TenantLedgers
+from finflow.settlement import inbox, reconciliation
 from finflow.settlement.acceptance import Outcome
 from finflow.settlement.orders import OrderDraft
 from finflow.settlement.rails import FileRail
 from finflow.settlement.service import SettlementService
 from finflow.settlement.worker import Worker
+from oracles.letters import entry, notification, payment, transfers
 from oracles.rail import report
 from oracles.service import Clock
 from oracles.settling import CREDITOR, HOUR_US, MONDAY, micros
@@ -29,6 +35,11 @@ from oracles.teller import open_patiently, tenant_of
 
 BATCHES = 3
 SIZE = 60
+LETTER = [(f"M-{n}", f"{n + 1}.75") for n in range(40)]
+# Small parts, so that there are places between them.
+inbox.MAX_ORDERS = 15  # type: ignore[misc] # a constant elsewhere
+reconciliation.MATCHES_AT_ONCE = 4  # type: ignore[misc] # the same
+_PAID = re.compile(r"<(?:\w+:)?UETR[^>]*>([^<]+)<.*?<(?:\w+:)?IntrBkSttlmAmt[^>]*>([^<]+)<", re.DOTALL)
 
 
 class AnsweringRail(FileRail):
@@ -77,12 +88,43 @@ async def take(
         return
 
 
+async def send(
+    room: SettlementService, ledger: TenantLedgers, ledger_id: str, sender: str, data: bytes
+) -> None:
+    while True:
+        content = inbox.Spooled(io.BytesIO(data), hashlib.sha256(data).digest())
+        try:
+            taken = await room.of(ledger).take_message(ledger_id, sender, None, content)
+        except FinFlowError as error:
+            if not error.kind.retryable:
+                raise
+            await asyncio.sleep(0.05)
+            continue
+        assert not taken.refused, taken
+        return
+
+
+def booked(folder: Path) -> bytes:
+    """What the rail's bank says of everything that the rail was sent: each payment, by its UETR."""
+    text = "".join(path.read_text() for path in sorted((folder / "out").glob("*.xml")))
+    return notification("C-1", [entry(amount, UETR=uetr) for uetr, amount in _PAID.findall(text)])
+
+
 async def unfinished(pool: "asyncpg.Pool[asyncpg.Record]") -> bool:
     try:
         async with acquired(pool) as connection:
             return bool(await connection.fetchval("select exists (select from settlement_work)"))
     except FinFlowError:
         return True
+
+
+async def done(pool: "asyncpg.Pool[asyncpg.Record]", clock: Clock, running: "asyncio.Task[None]") -> None:
+    """Wait until nothing is left to do, while time goes on."""
+    async with asyncio.timeout(120):
+        while await unfinished(pool):
+            assert not running.done(), running.exception()
+            clock.at += 1_000_000
+            await asyncio.sleep(0.05)
 
 
 async def main(
@@ -105,14 +147,16 @@ async def main(
     room = SettlementService(pool, ledger, clock, {"BIFAST": rail}, reached, 0.6)
     worker = Worker(room, lease_s=0.6)
     running = asyncio.create_task(worker.run())
-    await asyncio.gather(*(take(room, tenant, ledger_id, batch, peer) for batch in range(BATCHES)))
+    letter = transfers("M", [payment(*each) for each in LETTER])
+    await asyncio.gather(
+        *(take(room, tenant, ledger_id, batch, peer) for batch in range(BATCHES)),
+        send(room, tenant, ledger_id, "ALFA", letter),
+    )
     # A repetition after the cut-off opens the next day's cycle, which stays empty: past that one, too.
     clock.at += 40 * HOUR_US
-    async with asyncio.timeout(120):
-        while await unfinished(pool):
-            assert not running.done(), running.exception()
-            clock.at += 1_000_000
-            await asyncio.sleep(0.05)
+    await done(pool, clock, running)
+    await send(room, tenant, ledger_id, "BIFAST", booked(Path(folder)))
+    await done(pool, clock, running)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert await worker.check_mirrors() == []

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from finflow.app import fleets
+from finflow.app import Config, fleets
+from finflow.demo.stage import Stage
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout.fleet_spec import CommandFleet, EndpointsFleet, FleetSpec, split_endpoint
 from finflow.stack.fleets.watching import read_environment_file
@@ -42,6 +43,9 @@ def test_either_kind_is_known_by_its_tag() -> None:
         ({"kind": "command", "command": ["x"], "ready_path": "/a b\r\nX: y"}, "ready_path"),
         ({"kind": "command", "command": ["x", "a\0b"]}, "NUL"),
         ({"kind": "command", "command": ["x", "postgresql://u:hunter2@h/d"]}, "secret"),
+        ({"kind": "command", "command": ["x"], "environment": {"DB_PASSWORD": "hunter2"}}, "secret"),
+        ({"kind": "command", "command": ["x"], "environment": {"STRIPE_API_KEY": "hunter2"}}, "secret"),
+        ({"kind": "command", "command": ["x", "ghp_" + 36 * "a"]}, "secret"),
         (
             {"kind": "command", "command": ["x"], "environment": {"DB": "postgresql://u:hunter2@h/d"}},
             "secret",
@@ -74,6 +78,27 @@ def test_a_release_that_there_is_not_is_refused(spec: CommandFleet, tmp_path: Pa
     with pytest.raises(FinFlowError) as caught:
         fleets.plan(spec, data=tmp_path, release="1", base=tmp_path)
     assert caught.value.kind.code == "release_unknown"
+
+
+def test_the_paths_of_secrets_are_none() -> None:
+    named = {
+        "TLS_PRIVATE_KEY": "/run/secrets/key",
+        "API_TOKEN": "",
+        "FINFLOW_KEYS": "/keys",
+        "KEYBOARD": "de",
+    }
+    assert CommandFleet(command=("x",), environment=named).environment == named
+
+
+def test_the_demonstration_keeps_its_databases_password_out_of_every_spec(tmp_path: Path) -> None:
+    url = "postgresql://bank:hunter2@db.example/bank"
+    stage = Stage(Config.load({"data": str(tmp_path)}), tmp_path, url, "http://h", "h", 1, lambda: None)
+    release = stage.release("1.0")
+    assert b"hunter2" not in msgspec.json.encode(release)
+    assert (
+        "FINFLOW_DATABASE_URL"
+        in msgspec.json.decode(msgspec.json.encode(release))["fleet"]["environment_from"]
+    )
 
 
 def test_environment_files(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ GOOD = Report(0.0, 1, "running", "1.0", 0.0, {"match": 30_000}, [LedgerLag(1, 9,
         ({"ledgers": [LedgerLag(1, 99, 9, 0, 90, 11.0)]}, 0, Verdict.INCONCLUSIVE),
         ({"state": "failed"}, 0, Verdict.ERROR),
         ({}, 60, Verdict.ERROR),
+        # The clock was set back: what a dead shadow said last would stay young for an hour.
+        ({}, -3_600, Verdict.ERROR),
         ({"outcomes": {"match": 30_000, "mismatch": 1}}, 0, Verdict.FAIL),
         ({"outcomes": {"match": 30_000, "missing": 1}}, 0, Verdict.FAIL),
         ({"outcomes": {"match": 30_000, "extra": 1}}, 0, Verdict.FAIL),
@@ -53,6 +55,28 @@ def test_the_gate_says_the_bound(tmp_path: Path) -> None:
     assert found.numbers["bound"] == 0.0001
     assert "30,000" in found.words
     assert "0.0100%" in found.words
+
+
+@pytest.mark.parametrize(
+    ("by_release", "verdict"),
+    [
+        ({"1.0": 30_000}, Verdict.INCONCLUSIVE),
+        ({"1.0": 29_901, "1.1": 99}, Verdict.INCONCLUSIVE),
+        ({"1.0": 29_700, "1.1": 300}, Verdict.PASS),
+        (None, Verdict.PASS),
+    ],
+)
+def test_comparisons_of_the_baseline_say_nothing_of_the_candidate(
+    tmp_path: Path, by_release: dict[str, int] | None, verdict: Verdict
+) -> None:
+    write_report(tmp_path, replace(GOOD, at_s=time(), by_release=by_release))
+    check = ShadowCheck(tmp_path, candidate="1.1", min_of_candidate=100)
+    found = asyncio.run(check.judge())
+    assert found.verdict is verdict
+    if by_release and verdict is Verdict.PASS:
+        # 3/n with the candidate's own n.
+        assert "0 of 300: below 1.0000%" in found.words
+        assert found.numbers["compared_of_candidate"] == 300
 
 
 def test_no_shadow_is_an_error_and_no_pass(tmp_path: Path) -> None:

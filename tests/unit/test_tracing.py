@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from finflow.kernel.errors import FinFlowError
-from finflow.telemetry import sampling, trace_context, tracing
+from finflow.telemetry import sampling, spans, trace_context, tracing
 from finflow.telemetry.otlp import frame_of, resource_of, spans_of
 from finflow.telemetry.otlp_encoding import encode
 from finflow.telemetry.sampling import Sampling
@@ -37,9 +37,9 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(tracing, "now_ns", lambda: found.now)
+    monkeypatch.setattr(spans, "now_ns", lambda: found.now)
     monkeypatch.setattr(sampling, "now_ns", lambda: found.now)
-    monkeypatch.setattr(tracing, "wall_ns", lambda: found.wall)
+    monkeypatch.setattr(spans, "wall_ns", lambda: found.wall)
     return found
 
 

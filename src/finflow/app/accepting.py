@@ -2,91 +2,47 @@
 
 import asyncio
 import secrets
-import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import asyncpg
 
 from finflow.acceptance import store
 from finflow.db.pool import connect
 from finflow.kernel.errors import FinFlowError
-from finflow.stack import children
+from finflow.stack.clone import cloned_server, remove
 from finflow.stack.folder import DataFolder
-from finflow.stack.postgres import USER, EmbeddedPostgres, binaries
 from finflow.telemetry.redaction import redact
 
-_BACKUP_TIMEOUT_S: Final = 240.0
+_COPY_TIMEOUT_S: Final = 240.0
 _DATABASE: Final = "finflow_acceptance_"
 
 
 @asynccontextmanager
-async def clone_of_embedded(source_url: str, *, keep: Path | None = None) -> AsyncIterator[str]:
+async def clone_of_embedded(source_url: str) -> AsyncIterator[str]:
     """The URL of a second server on a base backup of the embedded one; both it and its files go at the end.
 
-    The source only sends what it sends to any standby. With `keep` the files stay in that folder. Raises
-    clone_not_made.
+    The source only sends what it sends to any standby. Raises clone_failed.
     """
-    root = keep or Path(tempfile.mkdtemp(prefix="ff-clone-"))
-    folder = DataFolder(root)
-    folder.create()
+    folder = DataFolder(Path(tempfile.mkdtemp(prefix="ff-clone-")))
     try:
-        await _back_up(source_url, folder)
-        server = EmbeddedPostgres(folder, durable=False)
-        await server.start()
-        try:
+        async with cloned_server(source_url, folder) as server:
             await marked(server.url(), "clone")
             yield server.url()
-        finally:
-            await asyncio.shield(server.stop())
     finally:
-        if keep is None:
-            await asyncio.to_thread(shutil.rmtree, root, True)
-
-
-async def _back_up(source_url: str, folder: DataFolder) -> None:
-    program = binaries() / "pg_basebackup"
-    identity = await children.identity_for(program)
-    children.check_reachable(identity, folder.root)
-    children.hand_over(identity, folder.root)
-    host = parse_qs(urlsplit(source_url).query).get("host", [""])[0]
-    arguments = [
-        "-h",
-        host,
-        "-U",
-        USER,
-        "-D",
-        str(folder.postgres),
-        "-X",
-        "stream",
-        "-c",
-        "fast",
-        "--no-sync",
-    ]
-    try:
-        status, output = await children.run(
-            identity, program, *arguments, "--no-password", timeout_s=_BACKUP_TIMEOUT_S
-        )
-    except TimeoutError as error:
-        raise FinFlowError(
-            "clone_not_made", f"the backup took longer than {_BACKUP_TIMEOUT_S:.0f} s"
-        ) from error
-    if status != 0:
-        raise FinFlowError(
-            "clone_not_made", (output.strip().splitlines() or ["pg_basebackup wrote nothing"])[-1]
-        )
+        await asyncio.shield(remove(folder))
 
 
 @asynccontextmanager
-async def clone_of_template(template_url: str, *, keep: bool = False) -> AsyncIterator[str]:
+async def clone_of_template(template_url: str) -> AsyncIterator[str]:
     """The URL of a new database copied from another one of the same server, dropped at the end.
 
     The template must be a restored backup that nobody else is connected to: PostgreSQL copies no other.
-    Raises clone_not_made.
+    Raises clone_failed.
     """
     name = _DATABASE + secrets.token_hex(6)
     template = unquote(urlsplit(template_url).path.lstrip("/"))
@@ -96,8 +52,7 @@ async def clone_of_template(template_url: str, *, keep: bool = False) -> AsyncIt
         await marked(fresh, "clone")
         yield fresh
     finally:
-        if not keep:
-            await asyncio.shield(_execute(maintenance, f"drop database if exists {name} with (force)"))
+        await asyncio.shield(_execute(maintenance, f"drop database if exists {name} with (force)"))
 
 
 def _quoted(name: str) -> str:
@@ -111,13 +66,11 @@ def _with_database(url: str, name: str) -> str:
 
 
 async def _execute(url: str, statement: str) -> None:
-    connection = await connect(
-        url, application_name="finflow acceptance", command_timeout_s=_BACKUP_TIMEOUT_S
-    )
+    connection = await connect(url, application_name="finflow acceptance", command_timeout_s=_COPY_TIMEOUT_S)
     try:
         await connection.execute(statement)
     except asyncpg.PostgresError as error:
-        raise FinFlowError("clone_not_made", redact(str(error))) from error
+        raise FinFlowError("clone_failed", redact(str(error))) from error
     finally:
         await connection.close(timeout=5)
 
@@ -128,6 +81,6 @@ async def marked(url: str, what: str) -> None:
     try:
         await store.mark(connection)
     except asyncpg.PostgresError as error:
-        raise FinFlowError("clone_not_made", f"the {what} cannot be marked: {error}") from error
+        raise FinFlowError("clone_failed", f"the {what} cannot be marked: {error}") from error
     finally:
         await connection.close(timeout=5)

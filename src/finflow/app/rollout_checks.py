@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 from finflow.app.checks import Maker, Surroundings, checks
 from finflow.kernel.errors import FinFlowError
 from finflow.rollout.checks_spec import InvariantsSpec, SchemaSpec, ShadowSpec, SmokeSpec
-from finflow.rollout.ingress_spec import LocalSpec
 from finflow.rollout.ports import Approval, Check, Fleet, Ingress
 from finflow.rollout.spec import RolloutSpec
 from finflow.rollout.state import Told
@@ -53,18 +52,30 @@ class StepChecks:
         pairs = list(
             zip(spec.checks, checks(spec.checks, around, _makers(data, candidate, ingress)), strict=True)
         )
+        self._full = [
+            _shadow_verified(named, check, data, folder)
+            for named, check in pairs
+            if isinstance(named, ShadowSpec) and named.verify_before_full
+        ]
         self._trying = [check for named, check in pairs if isinstance(named, SmokeSpec)]
         self._phases = [check for _, check in pairs if isinstance(check, SchemaPhases)]
         self._others = [check for named, check in pairs if not isinstance(named, SmokeSpec | SchemaSpec)]
-        watched: list[Check] = [Beside(check) for named, check in pairs if isinstance(named, _WATCHED)]
+        watched: list[Check] = [
+            Beside(_shadow_of_candidate(named, around, data) if isinstance(named, ShadowSpec) else check)
+            for named, check in pairs
+            if isinstance(named, _WATCHED)
+        ]
         self._watched = [*watched, *(phases.backfilling for phases in self._phases)]
 
     def before(self, step: int, running: bool, approvals: Mapping[str, Told]) -> Sequence[Check]:
-        """Those of a step; the schema is expanded before the first, and verified before the last."""
+        """Those of a step; the schema is expanded before the first. Before the last it is verified, and both
+        books are compared as a whole.
+        """
         self._approvals.known = approvals
         if running:
             return self._trying
-        return [*self._others, *(phases.at(step, self._last) for phases in self._phases)]
+        full = self._full if step == self._last else []
+        return [*self._others, *full, *(phases.at(step, self._last) for phases in self._phases)]
 
     def beside(self) -> Sequence[Check]:
         """Those that are asked at every look; they answer at once, with what they saw last."""
@@ -180,7 +191,7 @@ def _makers(data: Path, candidate: Fleet, ingress: Ingress) -> Mapping[type, Mak
     def shadow(each: ShadowSpec, around: Surroundings) -> Check:
         from finflow.shadow.check import ShadowCheck
 
-        folder = around.folder / each.folder if each.folder else data / "shadow"
+        folder = _shadow_folder(each, data, around.folder)
         return ShadowCheck(folder, each.least_compared, each.longest_lag_s, each.name)
 
     def schema(each: SchemaSpec, around: Surroundings) -> Any:
@@ -189,6 +200,27 @@ def _makers(data: Path, candidate: Fleet, ingress: Ingress) -> Mapping[type, Mak
         return SchemaPhases(lambda: RolloutSchema(each, around.folder), each.name)
 
     return {SmokeSpec: smoke, ShadowSpec: shadow, SchemaSpec: schema}
+
+
+def _shadow_folder(named: ShadowSpec, data: Path, folder: Path) -> Path:
+    return folder / named.folder if named.folder else data / "shadow"
+
+
+def _shadow_of_candidate(named: ShadowSpec, around: Surroundings, data: Path) -> Check:
+    """Beside the steps the candidate serves, so that there is something of it to compare."""
+    from finflow.shadow.check import ShadowCheck
+
+    return ShadowCheck(
+        _shadow_folder(named, data, around.folder), named.least_compared, named.longest_lag_s, named.name,
+        around.release, named.least_of_candidate,
+    )  # fmt: skip
+
+
+def _shadow_verified(named: ShadowSpec, said: Check, data: Path, folder: Path) -> Check:
+    from finflow.app.shadow import ShadowFolder
+    from finflow.app.shadow_check import ShadowVerified
+
+    return ShadowVerified(named, said, ShadowFolder(_shadow_folder(named, data, folder)), data)
 
 
 class SmokeOfCandidate:
@@ -227,15 +259,8 @@ class SmokeOfCandidate:
         if self._named.base_url is not None:
             return self._named.base_url, {}
         if isinstance(self._ingress, LocalIngress):
-            return self._ingress.url, self._override(self._ingress.spec)
+            return self._ingress.url, self._ingress.override(Side.CANDIDATE, self._around.environ)
         endpoints = await self._candidate.endpoints()
         if not endpoints:
             raise FinFlowError("source_unreachable", "No process of the candidate is ready.")
         return f"http://{endpoints[0].host}:{endpoints[0].port}", {}
-
-    def _override(self, named: LocalSpec) -> Mapping[str, str]:
-        headers = {named.override_header: str(Side.CANDIDATE)}
-        if named.override_secret_env is not None:
-            secret = self._around.environ.get(named.override_secret_env, "")
-            headers[f"{named.override_header}-Secret"] = secret
-        return headers

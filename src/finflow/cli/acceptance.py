@@ -93,7 +93,7 @@ def _source(options: Mapping[str, Any]) -> str | None:
         detail = (
             "production's server is not ours to copy: restore a backup of it and name that as --template-url"
         )
-        raise FinFlowError("clone_not_made", detail)
+        raise FinFlowError("clone_failed", detail)
     return source
 
 

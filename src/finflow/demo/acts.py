@@ -125,7 +125,7 @@ def stop_candidates(stage: Stage, specs: Sequence[RolloutSpec], undo: AsyncExitS
 
 def money_checks() -> tuple[CheckSpec, ...]:
     """What the money did: compared with the legacy release's decisions, and the books' own rules."""
-    return ShadowSpec(least_compared=300, longest_lag_s=20.0), InvariantsSpec()
+    return ShadowSpec(least_compared=300, least_of_candidate=20, longest_lag_s=20.0), InvariantsSpec()
 
 
 def all_checks() -> tuple[CheckSpec, ...]:

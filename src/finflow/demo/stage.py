@@ -54,7 +54,6 @@ class Stage(msgspec.Struct, frozen=True):
         """A release of the bank, as processes of a fleet."""
         own = {
             "FINFLOW_DATA": str(self.data),
-            _DATABASE_URL: self.database_url,
             "FINFLOW_ISSUER": self.url,
             "FINFLOW_KEYS": str(self.config.keys_folder),
             "FINFLOW_LIMITS_FILE": str(DataFolder(self.data).memory_file()),
@@ -69,6 +68,8 @@ class Stage(msgspec.Struct, frozen=True):
             processes=PROCESSES,
             ready_path="/readyz",
             environment=own | environment,
+            # It may hold a password, and a rollout's whole spec stands in its log.
+            environment_from=(_DATABASE_URL,),
             drain_s=_DRAIN_S,
         )
         return ReleaseSpec(release=name, fleet=fleet)

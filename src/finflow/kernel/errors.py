@@ -212,7 +212,6 @@ _ENTRIES = (
     Kind("verification_malformed", 400, "The verification's YAML says something that cannot be checked.", "The detail names the line; compare it with docs/howto/verify-a-deployment.md.", EXIT_USAGE),
     Kind("service_unreachable", 503, "The service that is to be verified cannot be reached.", "Check --url, and that the service runs; `finflow up` starts FinFlow.", EXIT_UNREACHABLE, True),
     Kind("clone_unmarked", 409, "The database does not say that it is a clone.", "Acceptance writes, so it runs only on what was marked by `alter database NAME set finflow.environment = 'production-clone'`; without --clone-url it makes such a clone itself."),
-    Kind("clone_not_made", 503, "The clone could not be made.", "The detail says what PostgreSQL said; a server that others use is cloned from a backup or from a template database.", EXIT_UNREACHABLE),
     # What a shadow of the live books refuses or meets.
     Kind("shadow_target_live", 409, "The database is not what a shadow may run on.", "A shadow replays on a clone that `finflow rollout shadow start` made, never on the live database and never from another shadow."),
     Kind("shadow_running", 409, "A shadow runs already.", "`finflow rollout shadow report` shows it; `finflow rollout shadow stop` ends it."),
@@ -221,7 +220,7 @@ _ENTRIES = (
     Kind("shadow_report_malformed", 500, "The shadow's report or one of its cases cannot be read.", "Stop the shadow and start it again; its cases are in the clone."),
     Kind("case_unknown", 404, "No such case.", "`finflow rollout shadow report --cases` lists them."),
     Kind("allowance_malformed", 400, "The allow-list says something that it cannot mean.", "Each allowance has a name, a reason, the places it covers, and the last day it is good for (expires_on).", EXIT_USAGE),
-    Kind("clone_failed", 503, "The database could not be cloned.", "The line above says why; a clone needs about as much disk as the database.", EXIT_UNREACHABLE),
+    Kind("clone_failed", 503, "The database could not be cloned.", "The line above says why; a clone needs about as much disk as the database, and a server that others use is cloned from a backup or from a template database.", EXIT_UNREACHABLE),
     Kind("repair_plan_malformed", 400, "The file is not a repair plan as it was written.", "Make it again with `finflow rollout repair plan`; a plan is not edited by hand.", EXIT_USAGE),
     Kind("reads_unreachable", 503, "A release to compare reads of does not answer.", "Check the three URLs.", EXIT_UNREACHABLE),
     # What a change of the schema refuses.

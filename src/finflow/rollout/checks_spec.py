@@ -149,11 +149,19 @@ class SmokeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 class ShadowSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="shadow"):
     """Shadow writes: any mismatch fails, at every look, and fewer comparisons than this never pass.
 
-    `folder` is where the shadow keeps its report; by default `shadow` in the data folder.
+    While the candidate serves, `least_of_candidate` of them are of what it booked itself, as far as the
+    journal says who did. The shadow keeps its report in `folder`; by default `shadow` in the data folder.
+
+    Before everybody is sent to the candidate, both books are compared as a whole, for so long at most. For
+    that the live database's URL stands in a variable; that of a clone elsewhere in FINFLOW_SHADOW_CLONE_URL.
     """
 
     least_compared: Annotated[int, msgspec.Meta(ge=1)] = 30_000
-    longest_lag_s: Seconds = 300.0
+    least_of_candidate: Annotated[int, msgspec.Meta(ge=1)] = 100
+    longest_lag_s: Seconds = 30.0
+    verify_before_full: bool = True
+    verify_within_s: Seconds = 600.0
+    database_url_variable: Variable = "FINFLOW_DATABASE_URL"
     folder: Path | None = None
     name: Name = "shadow"
 

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from finflow.telemetry.redaction import redact
+from finflow.telemetry.redaction import secret
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -47,7 +47,8 @@ class CommandFleet(
                 raise ValueError(f"{name!r} is not the name of an environment variable")
         if any("\0" in text for text in (*self.command, *self.environment.values())):
             raise ValueError("a command and its environment hold no NUL")
-        if any(redact(text) != text for text in (*self.command, *self.environment.values())):
+        named = [*(("", word) for word in self.command), *self.environment.items()]
+        if any(secret(name, text) for name, text in named):
             raise ValueError(
                 "it holds a secret: name its variable in environment_from, or use environment_file"
             )
@@ -74,7 +75,7 @@ class EndpointsFleet(
     def __post_init__(self) -> None:
         for text in self.endpoints:
             split_endpoint(text)
-        if any(redact(text) != text for text in self.stop_command or ()):
+        if any(secret("", text) for text in self.stop_command or ()):
             raise ValueError("stop_command holds a secret: name its variable in environment_from")
 
 

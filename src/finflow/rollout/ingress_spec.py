@@ -16,8 +16,9 @@ class LocalSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a router on this machine has, whichever it is.
 
     `port` 0 takes a free one and keeps it. `seed` says who goes first: with another one, others do.
-    A tester sends `override_header: candidate` (or baseline); where `override_secret_env` names an
-    environment variable, also `<override_header>-Secret` with its value.
+    A tester sends `override_header: candidate` (or baseline), and in `<override_header>-Secret` the value of
+    the environment variable that `override_secret_env` names, or else what the file `tester-secret` in the
+    router's folder holds. Whoever does not know it is routed like everybody.
     """
 
     host: Host = "127.0.0.1"

@@ -244,6 +244,7 @@ class LedgerReplayer:
         outcomes[Outcome.MATCH] -= late
         outcomes[Outcome.LATE] += late
         await store.count(clone, self.ledger_no, +outcomes)
+        await store.count_releases(clone, _by_release(judged))
         await self._set_apart(clone)
 
     def _gaps(self, head: Head, rows: Sequence[LiveRow]) -> list[Case]:
@@ -341,10 +342,17 @@ class LedgerReplayer:
 
 def _late(judged: Sequence[Judged]) -> int:
     now = system_clock()
-    return sum(
-        each.compared.outcome is Outcome.MATCH and now - each.row.record.recorded_at > LATE_AFTER_US
-        for each in judged
-    )
+    return sum(_is_late(each, now) for each in judged)
+
+
+def _is_late(judged: Judged, now: int) -> bool:
+    return judged.compared.outcome is Outcome.MATCH and now - judged.row.record.recorded_at > LATE_AFTER_US
+
+
+def _by_release(judged: Sequence[Judged]) -> Counter[str]:
+    """How many commands of each release were compared in time, where the journal says whose they are."""
+    now = system_clock()
+    return Counter(each.row.release for each in judged if each.row.release and not _is_late(each, now))
 
 
 def _now() -> dt.datetime:

@@ -29,7 +29,11 @@ class LedgerLag(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """The state of a shadow at `at_s`, in Unix seconds. `state` is running, stopped, or failed."""
+    """The state of a shadow at `at_s`, in Unix seconds. `state` is running, stopped, or failed.
+
+    `by_release` are commands compared in time, by the release that booked them; None where the journal does
+    not say which one did.
+    """
 
     at_s: float
     pid: int
@@ -42,6 +46,7 @@ class Report(msgspec.Struct, frozen=True):
     cases: int
     verified: str | None = None
     last_error: str | None = None
+    by_release: Mapping[str, int] | None = None
 
     @property
     def compared(self) -> int:

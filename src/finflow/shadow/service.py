@@ -91,6 +91,7 @@ class Shadow:
         """Stand where the clone stands. Raises shadow_target_live."""
         async with self._live.acquire() as connection, self._clone.acquire() as clone:
             await store.check_apart(connection, clone)
+            await store.make_releases(clone)
             self._bases = await store.read_bases(clone)
             self._numbers = Numbers(await store.next_case_no(clone))
             done = await clone.fetch(_DONE_CYCLES)
@@ -231,12 +232,13 @@ class Shadow:
         async with asyncio.timeout(10):
             async with self._clone.acquire() as clone:
                 tallies = await store.read_tallies(clone)
+                releases = await store.read_releases(clone) if self._release else None
                 cases: int = await clone.fetchval("select count(*) from shadow.cases")
             lags = [await self._lag(no, replayer) for no, replayer in sorted(self._ledgers.items())]
         outcomes = sum(tallies.values(), Counter[str]())
         report = Report(
             time(), os.getpid(), state, self.settings.baseline, self._started_s, dict(outcomes), lags,
-            self._rate(), cases, None, self.last_error,
+            self._rate(), cases, None, self.last_error, releases,
         )  # fmt: skip
         write_report(self.settings.folder, report)
         return report

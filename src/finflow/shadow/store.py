@@ -70,6 +70,15 @@ on conflict (ledger_no, account_no) do update
        posted_credits = excluded.posted_credits, pending_debits = excluded.pending_debits,
        pending_credits = excluded.pending_credits, case_no = excluded.case_no
 """
+# Made beside the others and not with them: clones that were made before it go on.
+_RELEASES: Final = """
+create table if not exists shadow.releases (release text primary key, comparisons bigint not null)
+"""
+_ADD_RELEASES: Final = """
+insert into shadow.releases as r (release, comparisons)
+select * from unnest($1::text[], $2::bigint[])
+on conflict (release) do update set comparisons = r.comparisons + excluded.comparisons
+"""
 _APART: Final = "select * from shadow.apart where ledger_no = $1"
 _CASES: Final = "select body from shadow.cases where case_no > $1 order by case_no limit $2"
 _PAUSES: Final = "select ledger_no, seq from shadow.pauses where until > clock_timestamp()"
@@ -147,6 +156,24 @@ async def read_tallies(connection: Connection) -> dict[int, Counter[str]]:
     for row in await connection.fetch("select * from shadow.tallies"):
         found.setdefault(row["ledger_no"], Counter())[row["outcome"]] = row["comparisons"]
     return found
+
+
+async def make_releases(connection: Connection) -> None:
+    """Have a place for what each release was compared."""
+    await connection.execute(_RELEASES)
+
+
+async def count_releases(connection: Connection, compared: Mapping[str, int]) -> None:
+    """Add to how many commands of each release were compared in time."""
+    if compared:
+        names = sorted(compared)
+        await connection.execute(_ADD_RELEASES, names, [compared[name] for name in names])
+
+
+async def read_releases(connection: Connection) -> dict[str, int]:
+    """How many commands of each release were compared in time."""
+    rows = await connection.fetch("select * from shadow.releases")
+    return {row["release"]: row["comparisons"] for row in rows}
 
 
 async def set_apart(connection: Connection, ledger_no: int, known: Mapping[int, Known]) -> None:

@@ -55,6 +55,8 @@ _PRIVATE_FIELD: Final = re.compile(
     rf"(?:.*[_.\-])?(?:{_HIDDEN_NAMES})|(?:(?:{_OWNERS})[_.\-]?)?(?:{_PERSONAL_NAMES})", re.IGNORECASE
 )
 
+_SECRET_NAME: Final = re.compile(rf"(?:.*[_.\-])?(?:{_HIDDEN_NAMES})", re.IGNORECASE)
+
 # password=..., "api_key": "...", token: ... in running text; quoted values to their closing quote.
 _ASSIGNED: Final = re.compile(
     rf"(?P<head>(?<![\w.\-])(?:[\w.\-]{{0,40}}[_.\-])?(?:{_HIDDEN_NAMES})[\"']?\s{{0,3}}[=:]\s{{0,3}})(?![\s*])"
@@ -135,6 +137,13 @@ def scrub_field(name: str, value: Any, depth: int = 0) -> Any:
 def _private(name: str) -> bool:
     """Whether a field's name says that its value is private; the names of a program are few."""
     return len(name) > _MAX_NAME or _PRIVATE_FIELD.fullmatch(name) is not None
+
+
+def secret(name: str, value: str) -> bool:
+    """Whether a setting is a secret, by its name or its form. The path of a file that holds one is none."""
+    if _PREFIXED.search(value) or _PEM.search(value) or redact(value) != value:
+        return True
+    return bool(value) and not value.startswith("/") and _SECRET_NAME.fullmatch(name) is not None
 
 
 def luhn(digits: str) -> bool:

@@ -59,8 +59,8 @@ class CaddyIngress(LocalIngress[CaddySpec]):
 
     def configure(self, state: RouterState) -> None:
         """Each reload listens on the socket of the one before and on the next: see caddy_config."""
-        salts, proof = self.folder.salts(), self.folder.proof()
-        made = caddy_config.config(self.spec, state.reloads, state.descriptors, salts, proof)
+        drawn = self.folder.salts(), self.folder.proof(), self.folder.tester_secret()
+        made = caddy_config.config(self.spec, state.reloads, state.descriptors, *drawn)
         self.folder.write(_CONFIG, msgspec.json.format(msgspec.json.encode(made)).decode())
         self._lay_out()
 

@@ -48,11 +48,18 @@ _UNKNOWN_ORIGIN: Final = ("Forwarded", "X-Real-Ip")
 
 
 def config(
-    spec: CaddySpec, reloads: int, descriptors: Sequence[int], salts: Sequence[str], proof: str = ""
+    spec: CaddySpec,
+    reloads: int,
+    descriptors: Sequence[int],
+    salts: Sequence[str],
+    proof: str = "",
+    tester_secret: str = "",
 ) -> dict[str, Any]:
     """The whole configuration after so many reloads, over the descriptors that the process inherits."""
     served = [descriptors[2 * (reloads % SOCKETS)], descriptors[2 * ((reloads - 1) % SOCKETS) + 1]]
-    traffic = _traffic(spec, [f"fd/{each}" for each in served], salts, proof)
+    listeners = [f"fd/{each}" for each in served]
+    routes = [*_decided(spec, tester_secret), *_noted(spec, salts), *_proven(proof), *_proxied(spec)]
+    traffic = _traffic(spec, listeners, routes)
     return {
         "admin": {"listen": f"unix/{ADMIN}|0600", "config": {"persist": False}},
         "storage": {"module": "file_system", "root": "storage"},
@@ -123,7 +130,7 @@ def _digested() -> dict[str, Any]:
     return {name: {"filter": "hash"} for name in ("customer_a", "customer_b")}
 
 
-def _traffic(spec: CaddySpec, listeners: list[str], salts: Sequence[str], proof: str) -> dict[str, Any]:
+def _traffic(spec: CaddySpec, listeners: list[str], routes: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "listen": listeners,
         "automatic_https": {"disable": True},
@@ -134,11 +141,11 @@ def _traffic(spec: CaddySpec, listeners: list[str], salts: Sequence[str], proof:
         "idle_timeout": f"{_IDLE_CLIENT_S}s",
         "max_header_bytes": HEADERS_MAX_BYTES,
         "logs": {"default_logger_name": "traffic"},
-        "routes": [*_decided(spec), *_noted(spec, salts), *_proven(proof), *_proxied(spec)],
+        "routes": routes,
     }
 
 
-def _decided(spec: CaddySpec) -> list[dict[str, Any]]:
+def _decided(spec: CaddySpec, tester_secret: str) -> list[dict[str, Any]]:
     """Which side: the split by the customer's bucket, then what a tester asks for."""
     key = _placeholder(f"http.request.header.{spec.customer_header}")
     to_side = {side: [{"handler": "vars", "side": side}] for side in Side}
@@ -149,17 +156,19 @@ def _decided(spec: CaddySpec) -> list[dict[str, Any]]:
         },
         {"handle": [{"handler": "vars", "key": key, "side": Side.BASELINE}]},
         {"match": [{"expression": split(spec.seed)}], "handle": to_side[Side.CANDIDATE]},
-        *({"match": [_override(spec, side)], "handle": to_side[side]} for side in Side),
+        *({"match": [_override(spec, side, tester_secret)], "handle": to_side[side]} for side in Side),
     ]  # fmt: skip
 
 
-def _override(spec: CaddySpec, side: Side) -> dict[str, Any]:
-    """Whether a tester asks for this side, and knows the secret where there is one."""
-    asked: dict[str, Any] = {"header": {spec.override_header: [side]}}
-    if spec.override_secret_env is None:
-        return asked
-    given, secret = _header(f"{spec.override_header}-Secret"), f"ph(req, 'env.{spec.override_secret_env}')"
-    return asked | {"expression": f"{given} != '' && {given} == {secret}"}
+def _override(spec: CaddySpec, side: Side, tester_secret: str) -> dict[str, Any]:
+    """Whether somebody asks for this side who knows the secret; whoever does not is routed like everybody."""
+    variable = spec.override_secret_env
+    secret = f"'{tester_secret}'" if variable is None else f"ph(req, 'env.{variable}')"
+    given = _header(f"{spec.override_header}-Secret")
+    return {
+        "header": {spec.override_header: [side]},
+        "expression": f"{given} != '' && {given} == {secret}",
+    }
 
 
 def _header(name: str) -> str:

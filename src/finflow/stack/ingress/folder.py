@@ -4,6 +4,7 @@ FOLDER/router.json     the process, its port and its specification
 FOLDER/weight          the candidate's share in basis points
 FOLDER/backends.json   the processes of either side
 FOLDER/salts           what customers' keys are hashed with in the log
+FOLDER/tester-secret   what testers prove themselves by who choose their side, unless a variable holds it
 FOLDER/proof           where there is one, sent along, so that processes behind it know that it was the router
 FOLDER/traffic.log     one line for each request; older ones beside it
 FOLDER/lock            held while the router is started, stopped or changed
@@ -57,11 +58,13 @@ class RouterFolder:
         self.root = Path(os.path.abspath(root.expanduser()))  # noqa: PTH100 - resolve() would follow links
 
     def create(self) -> None:
-        """Makes the folder, private to its owner, and the salts. Raises data_unusable or database_full."""
+        """Makes the folder, private to its owner, salts and secret. Raises data_unusable or database_full."""
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not (self.root / "salts").exists():
                 self.write("salts", "\n".join(secrets.token_hex(16) for _ in range(2)))
+            if not self.tester_secret():
+                self.write("tester-secret", secrets.token_hex(32))
             if not (self.root / "weight").exists():
                 self.write("weight", "0")
         except OSError as error:
@@ -98,6 +101,10 @@ class RouterFolder:
     def proof(self) -> str:
         """What the router proves itself by; empty where it does not."""
         return (self.read("proof") or "").strip()
+
+    def tester_secret(self) -> str:
+        """What a tester's header must hold beside the side that it asks for; no file, no tester."""
+        return (self.read("tester-secret") or "").strip()
 
     def salts(self) -> list[str]:
         return (self.read("salts") or "").split()

@@ -109,8 +109,8 @@ class HaproxyIngress(LocalIngress[HaproxySpec]):
 
     def _written(self, state: RouterState, listener: str) -> str:
         backends, salt = self.folder.backends(), self.folder.salts()[0]
-        proof = self.folder.proof()
-        return written.config(self.spec, state.reloads, listener, backends, salt, proof)
+        proof, secret = self.folder.proof(), self.folder.tester_secret()
+        return written.config(self.spec, state.reloads, listener, backends, salt, proof, secret)
 
     def explain(self, words: list[str]) -> str:
         alerts = [line for line in words if "[ALERT]" in line or "error" in line.lower()]

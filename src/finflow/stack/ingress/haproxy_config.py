@@ -39,12 +39,13 @@ def config(
     backends: Mapping[Side, Sequence[Endpoint]],
     salt: str,
     proof: str,
+    tester_secret: str,
 ) -> str:
     """The whole configuration, serving this listener."""
     sections = [
         _globals(spec, reloads),
         _defaults(spec),
-        _frontend(spec, listener, salt, proof),
+        _frontend(spec, listener, salt, proof, tester_secret),
         *(_backend(side, backends[side]) for side in Side),
     ]
     return "\n\n".join(sections) + "\n"
@@ -82,9 +83,12 @@ def _defaults(spec: HaproxySpec) -> str:
     timeout server {spec.timeout_s:g}s"""
 
 
-def _frontend(spec: HaproxySpec, listener: str, salt: str, proof: str) -> str:
+def _frontend(spec: HaproxySpec, listener: str, salt: str, proof: str, tester_secret: str) -> str:
     asked = f"req.fhdr({spec.override_header})"
-    known = ""
+    given = f"req.fhdr({spec.override_header}-Secret)"
+    variable = spec.override_secret_env
+    secret = f"str({tester_secret})" if variable is None else f"env({variable})"
+    known = f"{{ {given} -m len gt 0 }} {{ {given},strcmp(txn.secret) eq 0 }}"
     rules = [
         "http-request set-var(txn.began) date(0,us)",
         f"http-request set-var(txn.key) req.fhdr({spec.customer_header})",
@@ -98,11 +102,9 @@ def _frontend(spec: HaproxySpec, listener: str, salt: str, proof: str) -> str:
         f"http-request set-var(txn.side) str({Side.CANDIDATE}) "
         "if { var(txn.bucket),sub(txn.weight) -m int lt 0 }",
     ]
-    if spec.override_secret_env is not None:
-        rules.append(f"http-request set-var(txn.secret) env({spec.override_secret_env})")
-        known = f" {{ req.fhdr({spec.override_header}-Secret),strcmp(txn.secret) eq 0 }}"
+    rules.append(f"http-request set-var(txn.secret) {secret}")
     rules += [
-        f"http-request set-var(txn.side) str({side}) if {{ {asked} -m str {side} }}{known}" for side in Side
+        f"http-request set-var(txn.side) str({side}) if {{ {asked} -m str {side} }} {known}" for side in Side
     ]
     rules.append(f"http-request del-header {PROOF_HEADER}")
     if proof:

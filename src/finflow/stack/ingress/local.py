@@ -60,6 +60,12 @@ class LocalIngress(ABC, Generic[SpecT]):
         self._tally = Tally(self.folder.root, self.traffic_files)
         self.traffic = TrafficFile(self.folder.root, self.traffic_files)
 
+    def override(self, side: Side, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """The headers by which a tester chooses a side."""
+        header, variable = self.spec.override_header, self.spec.override_secret_env
+        secret = self.folder.tester_secret() if variable is None else environ.get(variable, "")
+        return {header: str(side), f"{header}-Secret": secret}
+
     # --- running ---
 
     @property
