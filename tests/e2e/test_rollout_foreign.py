@@ -220,6 +220,17 @@ async def test_releases_of_a_foreign_service_and_a_controller_that_is_killed(hel
     assert "new failed" in out
     assert (await hello.shown())["first_served_at"] == ""
 
+    # Everything has ended, so nothing is left to abort; what still serves is stopped by name.
+    code, _, err = await hello.said("abort", "--yes")
+    assert (code, "1.4 has ended: it is aborted." in err) == (1, True)
+    code, out, _ = await hello.said("down", "--dry-run", "--json")
+    assert (code, json.loads(out)["router"]) == (0, True)
+    assert {"1.0", "1.1", "1.2", "1.3", "1.4"} == set(json.loads(out)["releases"])
+    assert (await hello.said("down", "--yes"))[0] == 0
+    async with customers(await hello.url()) as counts:
+        await asyncio.sleep(0.2)
+        assert {status for status, _ in counts} == {0}, "nobody answers any more"
+
     code, out, _ = await hello.said("log", "--verify")
     assert (code, "each as it was written" in out) == (0, True)
     code, out, _ = await hello.said("dora", "--json")

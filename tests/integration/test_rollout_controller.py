@@ -151,7 +151,7 @@ async def test_a_candidate_that_never_becomes_ready_never_gets_a_weight(tmp_path
     there.candidate.never_ready = True  # type: ignore[attr-defined]
     state = await run_of(tmp_path, there).to_the_end()
     assert state.phase is Phase.ABORTED
-    assert "were not ready within" in state.reason
+    assert "did not become ready" in state.reason
     assert set(there.ingress.weights) == {0}  # type: ignore[attr-defined]
 
 

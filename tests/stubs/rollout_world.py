@@ -142,6 +142,9 @@ class StageFleet:
         first = FIRST_PORT[self.side]
         return [Endpoint("127.0.0.1", first + i) for i in range(max(0, self.running() - self.missing))]
 
+    def last_words(self) -> str:
+        return ""
+
     async def drain(self, within_s: float) -> bool:
         return self.stage.counted(lambda: True)
 

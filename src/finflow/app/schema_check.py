@@ -125,14 +125,14 @@ class _Entry(msgspec.Struct, frozen=True):
 def full_since(data: Path, service: str) -> datetime | None:
     """Since when the newest rollout of a service has all traffic, read from its decision log; else None.
 
-    Raises file_unreadable where the service has no log, or it cannot be read.
+    Raises rollout_unknown where the service has no log, and file_unreadable where it cannot be read.
     """
     if "/" in service or service.startswith("."):
-        raise FinFlowError("file_unreadable", f"{service!r} is not the name of a service.")
+        raise FinFlowError("rollout_unknown", f"{service!r} is not the name of a service.")
     folder = data / "rollouts" / service
     logs = sorted(folder.glob("[0-9]*.jsonl")) if folder.is_dir() else []
     if not logs:
-        raise FinFlowError("file_unreadable", f"{folder} holds no decision log of a rollout.")
+        raise FinFlowError("rollout_unknown", f"{folder} holds no decision log of a rollout.")
     try:
         lines = logs[-1].read_bytes().split(b"\n")[:-1]
         entries = [msgspec.json.decode(line, type=_Entry) for line in lines]

@@ -81,9 +81,11 @@ def abort(service: str | None, reason: str, yes: bool, data: str | None, as_json
 
     place_ = place(data, service)
     state = folded(place_.last())
+    if state.ended:
+        raise FinFlowError("order_refused", f"{state.candidate} has ended: it is {state.phase}.")
     if not yes:
         click.confirm(f"Take {state.candidate} back from {state.weight_bp / 100:g} %?", abort=True, err=True)
-    if place_.controller is None and not state.ended:
+    if place_.controller is None:
         return _by_itself(place_, reason, as_json)
     return _given(place_, Order.ABORT, reason, as_json)
 

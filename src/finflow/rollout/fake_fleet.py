@@ -38,6 +38,10 @@ class FakeFleet:
         count = 0 if self.unready else self.processes
         return [Endpoint("127.0.0.1", self._first_port + number) for number in range(count)]
 
+    def last_words(self) -> str:
+        """What its test has done to it."""
+        return "its test keeps them" if self.unready else ""
+
     async def drain(self, within_s: float) -> bool:
         """Has none afterwards."""
         self.calls.append("drain")

@@ -53,6 +53,9 @@ class Fleet(Protocol):
     async def endpoints(self) -> Sequence[Endpoint]:
         """Where the processes that are ready answer."""
 
+    def last_words(self) -> str:
+        """Why processes do not become ready, on a line, as far as somebody knows."""
+
     async def drain(self, within_s: float) -> bool:
         """Finish what is under way and take nothing new; False when something was cut off at the end."""
 

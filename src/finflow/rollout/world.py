@@ -16,6 +16,7 @@ from finflow.rollout.ports import BlastRadius, Check, Endpoint, Fleet, Ingress, 
 from finflow.rollout.spec import RolloutSpec, fleet_processes, processes_for
 from finflow.rollout.state import Told
 from finflow.rollout.verdicts import Judgement, Side, Verdict, worst
+from finflow.telemetry.redaction import scrub
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ _LOOK_WITHIN_S: Final = 5.0
 _INGRESS_WITHIN_S: Final = 15.0
 # On top of what a fleet was given: its own bookkeeping.
 _FLEET_SLACK_S: Final = 60.0
+_LAST_WORDS_MAX: Final = 300
 
 
 class Judge(Protocol):
@@ -128,7 +130,7 @@ class Hands:
     async def _have(self, fleet: Fleet, processes: int, name: str, within_s: float) -> None:
         await self._within(fleet.start(processes), within_s + _FLEET_SLACK_S)
         if not await self._within(fleet.ready(within_s), within_s + _FLEET_SLACK_S):
-            raise Refused(f"the {name}'s {processes} processes were not ready within {within_s:g} s")
+            raise Refused(f"the {name}'s {processes} processes did not become ready{_because(fleet)}")
 
     async def _connect(self, side: Side) -> int:
         """The processes that are ready become the ingress's backends of this side."""
@@ -250,6 +252,12 @@ async def _asked(check: Check) -> Judgement:
         name = str(getattr(check, "name", type(check).__name__))
         log.exception("a check broke", extra={"check": name})
         return Judgement(name, Verdict.ERROR, {}, f"The check itself broke: {type(error).__name__}.")
+
+
+def _because(fleet: Fleet) -> str:
+    """What the processes said at last: they are another program's words, so secrets are taken out."""
+    words = scrub(fleet.last_words())
+    return f" ({words[:_LAST_WORDS_MAX]})" if words else ""
 
 
 def words_of(intent: e.Intent, error: Exception) -> str:
