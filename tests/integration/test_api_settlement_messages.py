@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
@@ -231,6 +232,48 @@ async def test_optional_parts_are_kept_with_the_orders_that_they_came_with(one: 
             "select body from settlement_messages where message_id = $1", message["message_id"]
         )
     assert bytes(body) == data
+
+
+async def test_a_rail_is_told_everything_about_a_payment(one: House, rail: FakeRail) -> None:
+    """Word for word, as the standard library's parser finds it in what came in and in what went out."""
+    before = (
+        "<UltmtDbtr><Nm>Alice's mother</Nm><Id><PrvtId><Othr><Id>P-1</Id></Othr></PrvtId></Id></UltmtDbtr>"
+    )
+    after = (
+        "<UltmtCdtr><Nm>Budi's shop</Nm></UltmtCdtr><Purp><Cd>SALA</Cd></Purp>"
+        "<RmtInf><Ustrd>Salary of May</Ustrd><Strd><RfrdDocInf><Tp><CdOrPrtry><Cd>CINV</Cd></CdOrPrtry></Tp>"
+        "<Nb>INV-7</Nb><RltdDt>2026-05-01</RltdDt></RfrdDocInf>"
+        "<CdtrRefInf><Ref>RF18539007547034</Ref></CdtrRefInf></Strd></RmtInf>"
+    )
+    data = transfers("M-1", [payment("E-1", "1", BIC, account="ID1", before=before, after=after)], PAST)
+    # Another version than the one that goes out.
+    data = data.replace(b"pacs.008.001.08", b"pacs.008.001.10")
+    told = await send(one, data, rail="BIFAST")
+    assert told.json().get("accepted") == 1, told.text
+    _, sent = await settle(one, rail)
+    for name in ("UltmtDbtr", "Dbtr", "DbtrAgt", "Cdtr", "CdtrAcct", "UltmtCdtr", "Purp", "RmtInf"):
+        assert part_of(sent, name) == part_of(data, name), name
+
+
+def part_of(message: bytes, name: str) -> list[tuple[str, str]]:
+    """Names and texts of everything in one element of a message, without namespaces."""
+    [found] = ET.fromstring(message).iterfind(f".//{{*}}CdtTrfTxInf/{{*}}{name}")  # noqa: S314 - our own
+    return [(each.tag.rpartition("}")[2], (each.text or "").strip()) for each in found.iter()]
+
+
+async def test_what_a_rail_s_message_cannot_hold_is_refused(one: House) -> None:
+    """A later version has an element that the one to the rail has not; it is not left out in silence."""
+    before = "<UltmtDbtr><Nm>Alice</Nm><PstlAdr><CareOf>Bob</CareOf></PstlAdr></UltmtDbtr>"
+    data = transfers("M-1", [payment("E-1", "1", BIC, account="ID1", before=before)], PAST)
+    data = data.replace(b"pacs.008.001.08", b"pacs.008.001.13")
+    told = await send(one, data, rail="BIFAST")
+    assert (told.status_code, code(told)) == (422, "message_not_understood"), told.text
+    assert "CareOf" in told.json()["detail"]
+    assert await listed(one) == []
+    # To a member, nothing has to be said: the message is kept as it came.
+    inside = transfers("M-2", [payment("E-1", "1", before=before)], PAST)
+    told = await send(one, inside.replace(b"pacs.008.001.08", b"pacs.008.001.13"))
+    assert told.json().get("accepted") == 1, told.text
 
 
 async def test_the_sample_of_the_standard_s_makers_is_taken(one: House) -> None:

@@ -5,6 +5,7 @@ import csv
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import pytest
@@ -77,6 +78,13 @@ async def test_an_export_that_fails_leaves_nothing(touched: str, tmp_path: Path)
     told = await off_loop("2.0", *SPAN, "--export", str(tmp_path / "a.txt"), url=touched)
     assert "its name ends with .jsonl or .csv" in str(told.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_database_without_books_is_named_as_such(database_url: str) -> None:
+    parts = urlsplit(database_url)
+    told = await off_loop("2.0", *SPAN, url=urlunsplit(parts._replace(path="/template1")))
+    assert isinstance(told.exception, FinFlowError)
+    assert told.exception.kind.code == "schema_absent"
 
 
 def test_a_moment_that_is_none_starts_nothing(tmp_path: Path) -> None:

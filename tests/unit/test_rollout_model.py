@@ -80,6 +80,31 @@ TABLE: list[tuple[str, tuple[e.Event, ...], object]] = [
         e.Decision.ABORT,
     ),
     ("a bake that is not over goes on", (*BAKING, looked(PASS, 0), looked(PASS, 9.9, 500)), model.Wait),
+    (
+        # The source begins at nothing with each controller; what was counted before was answered, too.
+        "requests of the controller before count",
+        (
+            *BAKING,
+            looked(PASS, 0, 900),
+            looked(PASS, 5, 970),
+            e.TookOver(2, 1, "h"),
+            looked(PASS, 0, 7),
+            looked(PASS, 5, 37),
+        ),
+        e.Decision.PASS_STEP,
+    ),
+    (
+        "requests of the controller before do not count twice",
+        (
+            *BAKING,
+            looked(PASS, 0, 900),
+            looked(PASS, 5, 970),
+            e.TookOver(2, 1, "h"),
+            looked(PASS, 0, 7),
+            looked(PASS, 5, 36),
+        ),
+        model.Wait,
+    ),
     ("too few requests go on", (*BAKING, looked(PASS, 0), looked(PASS, 10, 99)), model.Wait),
     ("enough of both passes", (*BAKING, looked(PASS, 0), looked(PASS, 10, 100)), e.Decision.PASS_STEP),
     ("inconclusive goes on for a while", (*BAKING, looked(UNSURE, 0), looked(UNSURE, 14.9, 999)), model.Wait),

@@ -3,13 +3,16 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import asyncpg
+
 from finflow.app import Config
+from finflow.kernel.errors import FinFlowError
 from finflow.rollout.ports import BlastRadius
 
 
 @asynccontextmanager
 async def blast_radius(config: Config) -> AsyncIterator[BlastRadius]:
-    """Raises database_unreachable, stack_running and what starting the embedded server raises."""
+    """Raises database_unreachable, schema_absent, stack_running and what starting the embedded server raises."""
     from finflow.db.pool import open_pool
     from finflow.shadow.impact import JournalBlastRadius
     from finflow.stack.folder import DataFolder
@@ -23,5 +26,7 @@ async def blast_radius(config: Config) -> AsyncIterator[BlastRadius]:
         pool = await open_pool(found, max_size=2, application_name="finflow impact")
         try:
             yield JournalBlastRadius(pool)
+        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
+            raise FinFlowError("schema_absent", f"{error}.") from error
         finally:
             await pool.close()

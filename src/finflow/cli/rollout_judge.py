@@ -80,7 +80,7 @@ def _gates(file: str) -> "Gates":
         found = found.get("gates", found) if isinstance(found, dict) else found
         return msgspec.convert(found, Gates)
     except OSError as error:
-        raise FinFlowError("file_unreadable", f"{file}: {error}") from error
+        raise FinFlowError("file_unreadable", f"{file}: {error.strerror}") from error
     except (msgspec.ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise FinFlowError("gates_malformed", f"{file}: {error}") from error
 

@@ -146,7 +146,8 @@ def _weighed(state: State, entry: e.Entry, weight: int) -> State:
         baked_s=0.0,
         looked_s=0.0,
         step_began_at=entry.at,
-        origin_requests=None,
+        step_requests=0,
+        last_requests=None,
         look=None,
     )
     return _told(state, entry, f"step {state.step + 1}: weight {weight / 100:g} %, read back")
@@ -176,7 +177,8 @@ def _looked(state: State, entry: e.Entry, told: e.Looked) -> State:
         look=told,
         baked_s=state.baked_s + told.delta_s if bakes else state.baked_s,
         looked_s=state.looked_s + told.delta_s,
-        origin_requests=requests if state.origin_requests is None else state.origin_requests,
+        step_requests=state.step_requests + _new_requests(state, requests),
+        last_requests=state.last_requests if requests is None else requests,
         before={**told.readings, **state.before},
         error_s=state.error_s + told.delta_s if told.verdict is Verdict.ERROR else 0.0,
         unready_s=state.unready_s + told.delta_s if (told.ready or 0) < told.processes else 0.0,
@@ -187,6 +189,11 @@ def _looked(state: State, entry: e.Entry, told: e.Looked) -> State:
         if drifted
         else state
     )
+
+
+def _new_requests(state: State, total: int | None) -> int:
+    """How many since the last look; none where counting begins, as in a step, and with a new controller."""
+    return 0 if total is None or state.last_requests is None else max(0, total - state.last_requests)
 
 
 def _drift(state: State, told: e.Looked) -> int | None:

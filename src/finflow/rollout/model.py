@@ -289,18 +289,13 @@ def _bake(spec: RolloutSpec, state: State) -> Next | None:
         return _pass(spec, state, f"step {state.step + 1} passed by {by}")
     if state.baked_s < rung.bake_s:
         return None
-    short = rung.minimum_requests - _requests(state)
+    short = rung.minimum_requests - state.step_requests
     if state.look.verdict is Verdict.PASS and short <= 0:
         return _pass(spec, state, f"step {state.step + 1} baked {state.baked_s:.0f} s, every gate passes")
     if state.baked_s < rung.bake_s + spec.policy.patience_s or state.look.verdict is Verdict.ERROR:
         return None
     words = failing(state.look.judgements, Verdict.INCONCLUSIVE) or f"{short} requests too few"
     return _trouble(state, spec.policy.on_inconclusive, f"inconclusive after {state.baked_s:.0f} s: {words}")
-
-
-def _requests(state: State) -> int:
-    counted = state.look.readings.get(Side.CANDIDATE) if state.look else None
-    return counted.requests - (state.origin_requests or 0) if counted else 0
 
 
 def _pass(spec: RolloutSpec, state: State, words: str) -> Decide:

@@ -79,7 +79,9 @@ class State(msgspec.Struct, frozen=True):
     baked_s: float = 0.0
     looked_s: float = 0.0
     step_began_at: str = ""
-    origin_requests: int | None = None
+    # The candidate's since the first look of this step, and its total at the last look.
+    step_requests: int = 0
+    last_requests: int | None = None
     before: Mapping[Side, Reading] = {}
     error_s: float = 0.0
     unready_s: float = 0.0

@@ -13,7 +13,7 @@ from finflow.kernel.errors import FinFlowError
 from finflow.rollout import events as e
 from finflow.rollout.judge import Look
 from finflow.rollout.ports import BlastRadius, Check, Endpoint, Fleet, Ingress, Notifier, Source
-from finflow.rollout.spec import RolloutSpec, fleet_processes
+from finflow.rollout.spec import RolloutSpec, fleet_processes, processes_for
 from finflow.rollout.state import Told
 from finflow.rollout.verdicts import Judgement, Side, Verdict, worst
 
@@ -89,8 +89,8 @@ class Hands:
                     return await self._ask(intent, approvals, since_s)
                 case e.Scale(processes=processes):
                     facts = await self._scale(processes)
-                case e.SetWeight(weight_bp=weight):
-                    facts = await self._raise(weight)
+                case e.SetWeight(step=step, weight_bp=weight):
+                    facts = await self._raise(step, weight)
                 case e.TakeBack():
                     facts = await self._weight(0)
                 case e.Swap():
@@ -148,11 +148,12 @@ class Hands:
             raise Refused(f"{connected} of {processes} processes of the candidate are ready")
         return {"processes": processes, "took_s": round(monotonic() - began, 3)}
 
-    async def _raise(self, weight_bp: int) -> dict[str, Any]:
+    async def _raise(self, step: int, weight_bp: int) -> dict[str, Any]:
         """Never more than there are processes for, at this moment."""
         ready = await self._within(self._world.candidate.endpoints(), _INGRESS_WITHIN_S)
-        if not ready:
-            raise Refused("no process of the candidate is ready")
+        needed = processes_for(self._spec, step)
+        if len(ready) < needed:
+            raise Refused(f"{len(ready)} of {needed} processes of the candidate are ready")
         return await self._weight(weight_bp)
 
     async def _weight(self, weight_bp: int) -> dict[str, Any]:

@@ -275,6 +275,7 @@ def _outgoing(ledger_no: int, row: Any) -> Outgoing:
         order_id(ledger_no, row["order_no"], to_micros(row["accepted_at"])), row["payer"],
         ids.mint("acc", to_micros(row["payer_at"]), ledger_no, row["payer_account"]), row["amount_minor"],
         row["end_to_end_id"], str(row["uetr"]), details.remittance, details.creditor,
+        details.carried,
     )  # fmt: skip
 
 

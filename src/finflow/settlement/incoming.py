@@ -2,8 +2,8 @@
 
 The sender pays. Who is paid, the creditor's account and bank say: an account of FinFlow is one of the
 sender's own ledger or of a participant that the bank is; a bank that is a participant is paid as such; any
-other is reached through the rail that the caller names. What an order has no field for stays in the message,
-which is kept whole beside its orders.
+other is reached through the rail that the caller names, which is told all that the message says of debtors,
+creditors, purpose and remittance. What else an order has no field for stays in the message, which is kept.
 """
 
 import datetime as dt
@@ -23,6 +23,7 @@ from finflow.settlement.iso20022.transfers import (
     PaymentInstruction,
 )
 from finflow.settlement.orders import MAX_REMITTANCE, Creditor, OrderDraft
+from finflow.settlement.rail_messages import Carried, check_carried
 
 _NOT_PROVIDED: Final = "NOTPROVIDED"
 
@@ -37,7 +38,7 @@ class Payment(NamedTuple):
     creditor: Party | None
     creditor_account: CashAccount | None
     creditor_agent: Agent | None
-    remittance: Remittance | None
+    carried: Carried
 
 
 class Route(NamedTuple):
@@ -53,41 +54,56 @@ class Route(NamedTuple):
 def payments_of(events: Iterable[Event]) -> Iterator[Payment]:
     """The payments of a pain.001's or pacs.008's events. Raises message_not_understood."""
     day: dt.date | None = None
-    account: CashAccount | None = None
+    payer: PaymentInstruction | None = None
     for event in events:
         if isinstance(event, Opened):
             if isinstance(event.part, CreditTransfers):
                 day = event.part.header.settlement_date
             if isinstance(event.part, PaymentInstruction):
-                day, account = _instructed(event.part)
+                day, payer = _instructed(event.part)
         elif isinstance(event, CreditTransfer):
             yield Payment(
                 event.id, event.amount, event.settlement_date or day, event.debtor_account, event.creditor,
-                event.creditor_account, event.creditor_agent, event.remittance,
+                event.creditor_account, event.creditor_agent,
+                Carried(
+                    event.debtor, event.debtor_agent, event.debtor_account, event.ultimate_debtor,
+                    event.creditor, event.ultimate_creditor, event.purpose, event.remittance,
+                ),
             )  # fmt: skip
         elif isinstance(event, OrderedTransfer):
             if event.amount.instructed is None:
                 raise FinFlowError("message_not_understood", "an equivalent in another currency", "EqvtAmt")
+            assert payer is not None, "an instruction begins before its transfers"
             yield Payment(
-                event.id, event.amount.instructed, day, account, event.creditor, event.creditor_account,
-                event.creditor_agent, event.remittance,
+                event.id, event.amount.instructed, day, payer.debtor_account, event.creditor,
+                event.creditor_account, event.creditor_agent,
+                Carried(
+                    payer.debtor, payer.debtor_agent, payer.debtor_account,
+                    event.ultimate_debtor or payer.ultimate_debtor, event.creditor, event.ultimate_creditor,
+                    event.purpose, event.remittance,
+                ),
             )  # fmt: skip
         else:
             assert isinstance(event, Closed), "a payment message holds payments alone"
 
 
-def _instructed(part: PaymentInstruction) -> tuple[dt.date | None, CashAccount]:
+def _instructed(part: PaymentInstruction) -> tuple[dt.date | None, PaymentInstruction]:
     if part.method != "TRF":
         raise FinFlowError("message_not_understood", f"the method {part.method!r}; TRF is known", "PmtMtd")
-    return part.execution_date.day, part.debtor_account
+    return part.execution_date.day, part
 
 
 def draft(payment: Payment, route: Route, place: int) -> OrderDraft:
     """The order that a payment asks for.
 
-    Raises order_malformed where something is missing, participant_unknown where no way leads to the creditor.
+    Raises order_malformed where something is missing, participant_unknown where no way leads to the creditor,
+    message_not_understood for what could not be passed on to a rail.
     """
     payee, account_id, creditor = _payee(payment, route, place)
+    carried = None
+    if creditor is not None:
+        carried = payment.carried.text()
+        check_carried(carried, creditor, payment.amount)
     debtor = None if payment.debtor_account is None else payment.debtor_account.number
     return OrderDraft(
         route.sender,
@@ -98,8 +114,9 @@ def draft(payment: Payment, route: Route, place: int) -> OrderDraft:
         payment.id.uetr,
         payer_account_id=debtor if debtor is not None and ids.parse("acc", debtor) else None,
         payee_account_id=account_id,
-        remittance=_words(payment.remittance),
+        remittance=_words(payment.carried.remittance),
         creditor=creditor,
+        carried=carried,
     )
 
 

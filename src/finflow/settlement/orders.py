@@ -50,7 +50,7 @@ class OrderDraft(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is to be paid. `payer` and `payee` are names of participants, `amount` a decimal string.
 
     The accounts are those of the participants unless others are named; to another ledger, `payee_account_id`
-    is the account there. Orders to a rail need a `creditor`.
+    is the account there. Orders to a rail need a `creditor`, and may carry parts of a message on to it.
     """
 
     payer: str
@@ -64,13 +64,15 @@ class OrderDraft(msgspec.Struct, frozen=True, omit_defaults=True):
     mode: Mode = "net"
     remittance: str | None = None
     creditor: Creditor | None = None
+    carried: str | None = None
 
 
 class Details(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The parts of an order that only messages need."""
+    """The parts of an order that only messages need; `carried` are those of the message that brought it."""
 
     remittance: str | None = None
     creditor: Creditor | None = None
+    carried: str | None = None
 
 
 class Order(NamedTuple):

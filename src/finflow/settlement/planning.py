@@ -114,5 +114,5 @@ def _check_rail(draft: OrderDraft, payee: Participant) -> None:
 
 
 def _details(draft: OrderDraft) -> str | None:
-    details = Details(draft.remittance, draft.creditor)
+    details = Details(draft.remittance, draft.creditor, draft.carried)
     return None if details == Details() else msgspec.json.encode(details).decode()

@@ -11,20 +11,23 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
+import msgspec
+
 from finflow.kernel import money
 from finflow.kernel.errors import FinFlowError
-from finflow.settlement.iso20022 import rules, streams
+from finflow.settlement.iso20022 import messages, rules, streams
 from finflow.settlement.iso20022.answers import (
     PaymentReturn,
     ReturnedTransfer,
     StatusReport,
     TransactionStatus,
 )
-from finflow.settlement.iso20022.part import amount_of
+from finflow.settlement.iso20022.part import Amount, amount_of
 from finflow.settlement.iso20022.parties import (
     AccountId,
     Agent,
     CashAccount,
+    Choice,
     Institution,
     OtherAccount,
     Party,
@@ -38,8 +41,10 @@ from finflow.settlement.iso20022.transfers import CreditTransfer, CreditTransfer
 from finflow.settlement.orders import Creditor
 
 _NAME: Final = "pacs.008.001.08"
+_SOME_UETR: Final = "00000000-0000-4000-8000-000000000000"
 _MESSAGE_ID: Final = re.compile(r"FF([1-9]\d{0,8})C([1-9]\d{0,12})P([1-9]\d{0,9})A([1-9]\d{0,3})")
 _IBAN: Final = re.compile(r"[A-Z]{2}[0-9]{2}[a-zA-Z0-9]{1,30}")
+_NAMESPACE: Final = re.compile(r"urn:iso:std:iso:20022:tech:xsd:[a-z]{4}\.\d{3}\.001\.\d\d")
 _ACCEPTED: Final = frozenset({"ACCP", "ACSC", "ACSP", "ACTC", "ACCC", "ACWC", "PART"})
 
 
@@ -54,6 +59,24 @@ class Outgoing(NamedTuple):
     uetr: str
     remittance: str | None
     creditor: Creditor
+    carried: str | None = None
+
+
+class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a message said of a payment beside what an order holds, for the rail that pays it."""
+
+    debtor: Party
+    debtor_agent: Agent
+    debtor_account: CashAccount | None = None
+    ultimate_debtor: Party | None = None
+    creditor: Party | None = None
+    ultimate_creditor: Party | None = None
+    purpose: Choice | None = None
+    remittance: Remittance | None = None
+
+    def text(self) -> str:
+        """As an order keeps it: what is not understood stands in the namespace of the message to come."""
+        return _NAMESPACE.sub(f"urn:iso:std:iso:20022:tech:xsd:{_NAME}", msgspec.json.encode(self).decode())
 
 
 class Answer(NamedTuple):
@@ -124,7 +147,7 @@ def credit_transfers(
 def _transfer(order: Outgoing, currency: str, bank: str) -> CreditTransfer:
     creditor = order.creditor
     remittance = None if order.remittance is None else Remittance(unstructured=(order.remittance,))
-    return CreditTransfer(
+    transfer = CreditTransfer(
         id=PaymentId(end_to_end_id=order.end_to_end_id, transaction_id=order.order_id, uetr=order.uetr),
         amount=amount_of(order.amount_minor, currency),
         charge_bearer="SLEV",
@@ -136,6 +159,25 @@ def _transfer(order: Outgoing, currency: str, bank: str) -> CreditTransfer:
         creditor_account=_account(creditor.account),
         remittance=remittance,
     )
+    if order.carried is None:
+        return transfer
+    carried = msgspec.json.decode(order.carried, type=Carried)
+    given = {name: getattr(carried, name) for name in carried.__struct_fields__}
+    return msgspec.structs.replace(
+        transfer, **{name: part for name, part in given.items() if part is not None}
+    )
+
+
+def check_carried(carried: str, creditor: Creditor, amount: Amount) -> None:
+    """Raises message_not_understood if the message to a rail could not hold what is carried."""
+    order = Outgoing("x", "x", "x", amount.minor, "x", _SOME_UETR, None, creditor, carried)
+    try:
+        day = dt.date(2000, 1, 1)
+        moment = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+        messages.read(credit_transfers("x", [order], amount.currency, day, moment, "x"))
+    except FinFlowError as error:
+        detail = f"it cannot be passed on to the rail: {error.detail or error}"
+        raise FinFlowError("message_not_understood", detail, error.param) from error
 
 
 def _account(number: str) -> CashAccount:

@@ -60,6 +60,9 @@ def read_allowances(path: Path | None) -> list[Allowance]:
             raise ValueError("it is larger than 1 MiB")
         found = msgspec.convert(yaml.safe_load(text) or [], list[Allowance])
         _check(found)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise FinFlowError("allowance_malformed", f"{path}:{line}: {error.problem}") from error
     except (msgspec.ValidationError, yaml.YAMLError, ValueError) as error:
         raise FinFlowError("allowance_malformed", f"{path}: {error}") from error
     return found

@@ -156,7 +156,9 @@ def read_file(path: Path, at_most: int) -> list[Read]:
             msgspec.json.decode(line, type=Read) if line.startswith("{") else Read(line.strip())
             for line in lines
         ]
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
+    except OSError as error:
+        raise FinFlowError("file_unreadable", f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
         raise FinFlowError("file_unreadable", f"{path}: {error}") from error
     if bad := next((read.path for read in reads if not read.path.startswith("/")), None):
         raise FinFlowError("file_unreadable", f"{path}: {bad[:60]!r} is no path")

@@ -76,7 +76,9 @@ def _text(path: Path) -> str:
         if path.stat().st_size > MAX_BYTES:
             raise FinFlowError("recording_malformed", f"The file is larger than {MAX_BYTES:,} bytes.")
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise FinFlowError("file_unreadable", f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise FinFlowError("file_unreadable", f"{path}: {error}") from error
 
 
