@@ -12,7 +12,7 @@ from finflow.rollout.ports import BlastRadius
 
 @asynccontextmanager
 async def blast_radius(config: Config) -> AsyncIterator[BlastRadius]:
-    """Raises database_unreachable, schema_absent, stack_running and what starting the embedded server raises."""
+    """Raises database_unreachable, schema_absent, stack_running, and what an embedded server may raise."""
     from finflow.db.pool import open_pool
     from finflow.shadow.impact import JournalBlastRadius
     from finflow.stack.folder import DataFolder
