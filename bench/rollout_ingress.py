@@ -308,11 +308,11 @@ async def measure(short: bool) -> dict[str, Any]:
             kinds.append(kind)
         except FinFlowError as error:
             figures[f"{kind}_skipped"] = error.detail
-    figures |= await overhead(kinds, *((1, 2) if short else (7, 10)))
+    figures |= await overhead(kinds, *((1, 1) if short else (7, 10)))
     if shutil.which("wrk") is None:
         return figures | {"failed_by_shift_skipped": "wrk is not installed"}
     for kind in kinds:
-        run = await shifted(kind, *((1, 4) if short else (SHIFTED_REQUESTS, 15)))
+        run = await shifted(kind, *((1, 3) if short else (SHIFTED_REQUESTS, 15)))
         figures |= {f"{kind}_shift_{name}": value for name, value in run.items()}
     figures["failed_by_shift"] = sum(figures[f"{kind}_shift_failed"] for kind in kinds)
     return figures

@@ -226,11 +226,11 @@ def look_cost(looks: int) -> dict[str, float]:
 def figures(*, short: bool) -> dict[str, Any]:
     """Everything; `short` for a first impression."""
     return {
-        **false_aborts(40 if short else 1_000),
-        **error_detection(100 if short else 2_000),
-        **latency_detection(20 if short else 200),
-        **published_cases(5 if short else 50),
-        **look_cost(600),
+        **false_aborts(10 if short else 1_000),
+        **error_detection(20 if short else 2_000),
+        **latency_detection(3 if short else 200),
+        **published_cases(2 if short else 50),
+        **look_cost(200 if short else 600),
     }
 
 

@@ -127,11 +127,6 @@ class NewQuote(NamedTuple):
         pair = f"{self.sell_currency} {self.buy_currency}"
         return f"{pair} {self.fixed} {self.amount_minor} {self.spread_ppm} {self.valid_for_s}"
 
-    @property
-    def of_request(self) -> tuple[str | None, str, str]:
-        """Under which key it was asked for, what, and by whom."""
-        return self.key, self.request, self.caller
-
     def terms(self, ratio: Ratio) -> Terms:
         """The same at a rate, for the model."""
         return Terms(
