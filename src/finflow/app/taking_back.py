@@ -77,6 +77,9 @@ class _Lost:
     async def endpoints(self) -> Sequence[Endpoint]:
         self._raise()
 
+    def last_words(self) -> str:
+        return self._reason.detail
+
     async def drain(self, within_s: float) -> bool:
         self._raise()
 
