@@ -283,7 +283,7 @@ async def beside(per_s: float, seconds: float, rounds: int) -> dict[str, Any]:
     }
 
 
-async def detection(per_s: float) -> dict[str, Any]:
+async def detection(per_s: float, seconds: float) -> dict[str, Any]:
     """Seconds from the first wrong posting of a candidate with 5 % of the requests to its case."""
     folder = Path(tempfile.mkdtemp(prefix="ffb-"))
     place = ShadowFolder(folder / "shadow")
@@ -292,7 +292,7 @@ async def detection(per_s: float) -> dict[str, Any]:
         async with durable_database() as url, ledgers(url) as (service, _):
             desk = await desk_on(service)
             await start(place, url, baseline="bench")
-            loop = asyncio.create_task(open_loop(desk, per_s * 0.95, 15))
+            loop = asyncio.create_task(open_loop(desk, per_s * 0.95, seconds))
             await asyncio.sleep(3)
             told = ["--candidate", url, desk.ledger_id, str(per_s * 0.05)]
             candidate = await asyncio.create_subprocess_exec(
@@ -330,8 +330,8 @@ async def candidate_on(url: str, ledger_id: str, per_s: float) -> None:
 async def all_of(short: bool) -> dict[str, Any]:
     scale = 50 if short else 1
     figures = await clean_run(100_000 // scale)
-    figures |= await beside(400, 4 if short else 20, 1 if short else 5)
-    figures |= await detection(200)
+    figures |= await beside(400, 2 if short else 20, 1 if short else 5)
+    figures |= await detection(200, 7 if short else 15)
     figures |= await clone_time(5_000_000 // scale)
     return figures
 
