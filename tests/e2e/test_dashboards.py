@@ -164,6 +164,9 @@ async def test_every_panel_shows_data_of_a_real_prometheus(short_folder: Path) -
 
 async def _scraped_for(client: httpx.AsyncClient, url: str, seconds: int) -> bool:
     try:
+        # It listens before it can answer queries, and says 503 until then.
+        if (await client.get(f"{url}/-/ready")).status_code != httpx.codes.OK:
+            return False
         found = await _ask(client, url, f'count_over_time(up{{job="finflow"}}[{2 * seconds}s])')
     except httpx.HTTPError:
         return False
