@@ -139,7 +139,7 @@ def main() -> None:
     if shutil.which("wrk") is None:
         report("auth", {"skipped": "wrk is not installed"}, seed=1993, as_json=options.json, keep=False)
         return
-    rounds, seconds = (1, 3) if options.short else (8, 8)
+    rounds, seconds = (1, 3) if options.short else (6, 6)
     figures = uvloop.run(measure(rounds, seconds))
     report("auth", figures, seed=1993, as_json=options.json, keep=options.keep)
 

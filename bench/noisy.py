@@ -195,7 +195,7 @@ def main() -> None:
     if shutil.which("wrk") is None:
         report("noisy", {"skipped": "wrk is not installed"}, seed=1993, as_json=options.json, keep=False)
         return
-    rounds, seconds = (1, 4) if options.short else (6, 10)
+    rounds, seconds = (1, 4) if options.short else (5, 8)
     figures = uvloop.run(measure(rounds, seconds))
     report("noisy", figures, seed=1993, as_json=options.json, keep=options.keep)
 

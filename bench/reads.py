@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="write bench/results/")
     parser.add_argument("--short", action="store_true", help="a small history: shows that it runs")
     options = parser.parse_args()
-    transactions, seconds = (20_000, 2) if options.short else (5_000_000, 20)
+    transactions, seconds = (20_000, 2) if options.short else (5_000_000, 12)
     figures = uvloop.run(measure(transactions, seconds))
     report("reads", figures, seed=1993, as_json=options.json, keep=options.keep)
 

@@ -264,7 +264,7 @@ def main() -> None:
     if shutil.which("wrk") is None:
         figures["http_skipped"] = "wrk is not installed"
     else:
-        rounds, seconds = (1, 3) if options.short else (8, 10)
+        rounds, seconds = (1, 3) if options.short else (6, 6)
         figures |= uvloop.run(http(rounds, seconds))
     report("telemetry", figures, seed=1993, as_json=options.json, keep=options.keep)
 
