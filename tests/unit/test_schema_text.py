@@ -181,5 +181,5 @@ def test_full_since_is_read_from_the_decision_log(
 
 @pytest.mark.parametrize("service", ["nobody", "../bank", ".hidden"])
 def test_a_service_without_a_log_is_refused(service: str, tmp_path: Path) -> None:
-    with pytest.raises(FinFlowError, match="file_unreadable"):
+    with pytest.raises(FinFlowError, match="rollout_unknown"):
         full_since(tmp_path, service)
