@@ -310,6 +310,8 @@ async def test_what_is_watched_holds_up_the_last_step_too(
             assert (state.phase, state.weight_bp) == (Phase.BAKING, weight_bp)
             assert "shadow" in state.paused or "Watching" in state.paused
             watched.weights.discard(weight_bp)
+            # The looking goes on while a person is waited for; who resumes before it is good is asked again.
+            await run.until(lambda state: bool(state.look) and state.look.verdict is Verdict.PASS)
             run.orders.drop("rol_1", e.Order.RESUME)
             # Not until it is no longer paused: the next step may be before anybody has looked.
             before = weight_bp
