@@ -1,7 +1,7 @@
 """The application without metrics and traces, for benchmarks to compare with; never for anybody else.
 
-`bench.bare:application` in a worker of its own: what counts is taken out where it is called, the wrappers
-around requests are left away. There is no setting for this.
+`bench.bare:application` in a worker of its own: what counts is taken out where it is called. There is no
+setting for this.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -52,8 +52,9 @@ def bare() -> Envelope:
             asgi._rest_the_collector()
             yield found
 
-    traced: Any = asgi.build(opened)._app
-    envelope: Envelope = traced._app
+    exposed: Any = asgi.build(opened)
+    envelope: Envelope = exposed.app
+    envelope._watch = None
     return envelope
 
 

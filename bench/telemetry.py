@@ -28,8 +28,6 @@ from bench.ground import OUT_OF_REACH, ledgers, median, report, token
 from bench.http import SCRIPT, WORKERS, write_load, wrk
 from bench.ledger import make_ledger
 from bench.noisy import Customer, stretch
-from finflow.api.asgi import HANDLERS
-from finflow.api.measured import Measured
 from finflow.stack.service import Stack, StackSettings, running
 from finflow.telemetry.collecting import Collector, block_path
 from finflow.telemetry.exposition import pieces
@@ -71,27 +69,6 @@ def observations() -> dict[str, float]:
         ratio = found[f"{name}_us"] / found[f"prometheus_client_{name}_us"]
         found[f"{name}_ratio_to_prometheus_client"] = round(ratio, 3)
     return found
-
-
-def request() -> dict[str, float]:
-    """The measurement around a request, beside the same request without it."""
-
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 201})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def sent(message: Any) -> None:
-        return None
-
-    def once(app: Any) -> None:
-        scope = {"type": "http", "method": "POST", "path": "/v1/transactions", "headers": []}
-        try:
-            app(scope | {"state": {"tenant_id": "ten_bench"}}, None, sent).send(None)
-        except StopIteration:
-            return
-
-    bare, measured = micros(once, answer), micros(once, Measured(answer, HANDLERS))
-    return {"request_measured_us": round(measured - bare, 3)}
 
 
 def scrape() -> dict[str, float]:
@@ -259,7 +236,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="write bench/results/")
     parser.add_argument("--short", action="store_true", help="one small round: shows that it runs")
     options = parser.parse_args()
-    figures: dict[str, Any] = {**observations(), **request(), **scrape()}
+    figures: dict[str, Any] = {**observations(), **scrape()}
     figures |= tracing.measure(options.short)
     if shutil.which("wrk") is None:
         figures["http_skipped"] = "wrk is not installed"

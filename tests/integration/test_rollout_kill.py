@@ -129,16 +129,15 @@ def test_killed_at_every_point_it_ends_as_if_nobody_had_been(tmp_path: Path, cas
 
 
 def test_a_controller_that_was_stopped_keeps_its_service_to_itself(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         signal.alarm(30)
         lock = ServiceLock(tmp_path)
-        os._exit(0 if lock.take() and not signal.pause() else 1)
+        os.write(writing, b"taken" if lock.take() else b"not taken")
+        os._exit(0 if signal.pause() is None else 1)
     try:
-        for _ in range(500):
-            if (tmp_path / "lock").exists() and (tmp_path / "lock").read_text().strip():
-                break
-            os.sched_yield()
+        assert os.read(reading, 9) == b"taken"
         os.kill(pid, signal.SIGSTOP)
         other = ServiceLock(tmp_path)
         assert not other.take()
@@ -148,5 +147,7 @@ def test_a_controller_that_was_stopped_keeps_its_service_to_itself(tmp_path: Pat
         assert other.take()
         other.give()
     finally:
+        os.close(reading)
+        os.close(writing)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -1,12 +1,15 @@
 """How a request is counted, by an application that answers as it is told."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from finflow.api.asgi import HANDLERS
-from finflow.api.measured import Measured, Templates
-from finflow.api.traced import Traced
+from finflow.api.envelope import Envelope
+from finflow.api.measured import Templates
+from finflow.api.metrics_page import Exposed
+from finflow.api.watching import Watch
 from finflow.telemetry import instruments, tracing
 from finflow.telemetry.collecting import Collector
 from finflow.telemetry.exposition import pieces
@@ -48,8 +51,12 @@ async def ask(app: Told, method: str = "GET", path: str = "/healthz", **scope: A
         "headers": [],
         "client": ("127.0.0.1", 1),
     } | scope
-    await Measured(app, HANDLERS)(whole, None, send)
+    await watched(app)(whole, None, send)
     return sent
+
+
+def watched(app: Told) -> Exposed:
+    return Exposed(Envelope(app, watch=Watch(HANDLERS, "1.0")))
 
 
 def counted(method: str, route: str, status_class: str) -> float:
@@ -76,20 +83,30 @@ async def test_every_answer_counts_once_in_its_class_and_for_its_tenant(
     assert instruments.active_requests.value == 0
 
 
-async def test_what_breaks_off_counts_as_no_answer_and_goes_on_to_whoever_asked() -> None:
+async def test_what_is_cancelled_counts_as_no_answer_and_goes_on_to_whoever_asked() -> None:
     app = Told()
-    app.error = ValueError("broken")
+    app.error = asyncio.CancelledError("the client is gone")
     before = counted("GET", "/healthz", "none")
-    with pytest.raises(ValueError, match="broken"):
+    with pytest.raises(asyncio.CancelledError):
         await ask(app)
     assert counted("GET", "/healthz", "none") == before + 1
+    assert instruments.active_requests.value == 0
+
+
+async def test_what_breaks_counts_as_the_answer_that_stands_in_for_it() -> None:
+    app = Told()
+    app.error = ValueError("broken")
+    before = counted("GET", "/healthz", "5xx")
+    assert (await ask(app))[0]["status"] == 500
+    assert counted("GET", "/healthz", "5xx") == before + 1
     assert instruments.active_requests.value == 0
 
 
 async def test_tenants_without_number_share_what_is_left() -> None:
     family, app = instruments.TENANT_REQUESTS, Told()
     bound = instruments.MAX_TENANTS * len(instruments.TENANT_OUTCOMES) + len(instruments.TENANT_OUTCOMES)
-    measured = Measured(app, HANDLERS)
+    watch = Watch(HANDLERS, "1.0")
+    enveloped = Envelope(app, watch=watch)
 
     async def send(message: Json) -> None:
         del message
@@ -97,9 +114,9 @@ async def test_tenants_without_number_share_what_is_left() -> None:
     before = sum(each.value for each in family._bound.values())
     for number in range(instruments.MAX_TENANTS + 200):
         app.tenant = f"ten_flood_{number}"
-        await measured({"type": "http", "method": "GET", "path": "/healthz", "headers": []}, None, send)
+        await enveloped({"type": "http", "method": "GET", "path": "/healthz", "headers": []}, None, send)
     assert len(family) <= bound
-    assert len(measured._tenants) <= instruments.MAX_TENANTS
+    assert len(watch._counts._tenants) <= instruments.MAX_TENANTS
     assert sum(each.value for each in family._bound.values()) == before + instruments.MAX_TENANTS + 200
     assert family.bind(OTHER, "good").value >= 200
 
@@ -137,7 +154,7 @@ async def test_a_request_whose_trace_is_kept_can_be_found_from_its_bucket() -> N
     kept: list[tracing.Span] = []
     before = tracing.install(tracing.Tracer(kept.append, tracing.Sampling(ratio=1.0)))
     try:
-        await Measured(Traced(Told(200, template="/v1/tenants"), "1.0"), HANDLERS)(
+        await watched(Told(200, template="/v1/tenants"))(
             {"type": "http", "method": "GET", "path": "/v1/tenants", "headers": []}, None, _ignored
         )
     finally:

@@ -147,8 +147,9 @@ def test_waiting_for_work_has_a_bound(kept: list[Span]) -> None:
     assert request.trace.dropped == 200 - tracing.MAX_SPANS
 
 
-def test_nobody_waits_for_work_after_its_trace_is_over() -> None:
-    tracer = Tracer(lambda root: None)
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_nobody_waits_for_work_after_its_trace_is_over(ratio: float) -> None:
+    tracer = Tracer(lambda root: None, Sampling(ratio=ratio))
     over, commit = tracer.begin("r"), tracer.begin_for_others("commit")
     tracer.finish(over)
     Work(commit, "submit", commit.started_ns, None).serve(over, 0.0, 1)

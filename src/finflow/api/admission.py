@@ -9,6 +9,7 @@ bounded by the address: requests for tokens, and tokens that have failed their c
 
 import asyncio
 import math
+import random
 from collections.abc import Callable
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -80,10 +81,10 @@ class Doorkeeper:
         if entry.wait_s or (
             entry.delay_s and not await self._paused_for(turn_in_s(monotonic(), entry.delay_s))
         ):
-            await self._paused_for(self._pause_s)
+            await self._hold_back()
             raise Refused("rate_limited", entry.wait_s or 1, entry.headers)
         if not limits.start(tenant_id):
-            await self._paused_for(self._pause_s)
+            await self._hold_back()
             raise Refused("concurrency_limited", 1, entry.headers)
         state["inside"] = tenant_id
         return entry.headers
@@ -105,7 +106,7 @@ class Doorkeeper:
             if token is None or services.verifier.knows(token, time()):
                 return
         if wait_s > 0:
-            await self._paused_for(self._pause_s)
+            await self._hold_back()
             raise Refused("rate_limited", wait_s)
 
     def _charge(self, address: str, limits: LimitService) -> None:
@@ -115,6 +116,10 @@ class Doorkeeper:
             if len(self._floods) >= MAX_FLOODS:
                 self._floods.clear()
             self._floods[address] = monotonic() + wait_s
+
+    async def _hold_back(self) -> None:
+        """Let a refusal wait: no two for as long, or a client's connections would all come again together."""
+        await self._paused_for(self._pause_s * random.uniform(0.5, 1.5))  # noqa: S311 # to spread them
 
     async def _paused_for(self, duration_s: float) -> bool:
         """Hold a request back for a while; at once False with too many held back already."""

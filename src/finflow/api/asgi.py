@@ -36,10 +36,10 @@ from finflow.api.decoding import BATCH_BODY_LIMIT
 from finflow.api.direct import table
 from finflow.api.envelope import DEADLINE_S, Door, Envelope
 from finflow.api.forwarded import Forwarded
-from finflow.api.measured import Measured
+from finflow.api.metrics_page import Exposed
 from finflow.api.problems import on_error
 from finflow.api.state import Services
-from finflow.api.traced import Traced
+from finflow.api.watching import Watch
 from finflow.settlement.worker import Worker
 from finflow.telemetry.exposition import Exposition
 
@@ -111,7 +111,7 @@ def build(
     release: str = __version__,
     access_ratio: float = 0.0,
     proof: bytes | None = None,
-) -> Measured | Forwarded:
+) -> Exposed | Forwarded:
     """The ASGI application over these services, which are opened at start-up and closed at shutdown.
 
     Requests pass a Doorkeeper unless there is another `door`, which is for measurements alone. `proof` is
@@ -128,9 +128,9 @@ def build(
         request_max_body_size=BATCH_BODY_LIMIT,
     )
     door = door or Doorkeeper(lambda: app.state.services)
-    enveloped = Envelope(app, deadline_s, table(app, HANDLERS), door)
-    measured = Measured(Traced(enveloped, release, access_ratio), HANDLERS, exposition)
-    return Forwarded(measured, proof) if proof else measured
+    watch = Watch(HANDLERS, release, access_ratio)
+    exposed = Exposed(Envelope(app, deadline_s, table(app, HANDLERS), door, watch), exposition)
+    return Forwarded(exposed, proof) if proof else exposed
 
 
 def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
@@ -176,7 +176,7 @@ def _cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def from_environment() -> Measured | Forwarded:
+def from_environment() -> Exposed | Forwarded:
     """The application that the FINFLOW_* variables describe. Raises setting_malformed."""
     from finflow.app import Config, measuring, proof, services, traced
     from finflow.telemetry import levels, logs

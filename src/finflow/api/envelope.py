@@ -13,7 +13,10 @@ from finflow.api.deadlines import Deadlines
 from finflow.api.direct import Table
 from finflow.api.methods import options
 from finflow.api.problems import problem
+from finflow.api.watching import Watch
 from finflow.kernel.errors import FinFlowError
+from finflow.telemetry import trace_context, tracing
+from finflow.telemetry.trace_context import Parent
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +47,11 @@ class Envelope:
         deadline_s: float = DEADLINE_S,
         direct: Table | None = None,
         door: Door | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._app = app
         self._door = door
+        self._watch = watch
         self._direct = direct or {}
         self._deadlines = Deadlines(deadline_s)
         # Unique among processes by its random head, among requests by its count; it is no secret.
@@ -57,22 +62,27 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = self._request_id(scope["headers"])
+        request_id, parent = self._said(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id
-        header = (b"x-request-id", request_id.encode())
-        started, method, said = False, scope.get("method"), _NOTHING
+        header, method, watch = (b"x-request-id", request_id.encode()), scope.get("method"), self._watch
+        said, status = _NOTHING, 0
+        root = watch.begin(scope, parent) if watch is not None else None
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
 
         def send_with_id(message: Any) -> Any:
-            nonlocal started
+            nonlocal status
             if message["type"] == "http.response.start":
-                started = True
+                status = message["status"]
                 message["headers"] = [*message["headers"], header, *_SAFE, *said]
-            elif method == "HEAD":
+                return send(message)
+            if method == "HEAD":
                 message = {**message, "body": b""}
+            if root is not None and not root.ended_ns and not message.get("more_body"):
+                self._watch.end(root, status)  # type: ignore[union-attr] # there is a root
             return send(message)
 
+        token = tracing.enter(root)
         task = self._deadlines.enter()
         try:
             if self._door is not None:
@@ -85,7 +95,9 @@ class Envelope:
             await problem(error, request_id)(scope, receive, send_with_id)
         except (Exception, asyncio.CancelledError) as error:
             overdue = self._deadlines.ended(task)
-            if started or not (overdue or isinstance(error, Exception)):
+            if root is not None:
+                root.error = tracing.error_name(error)
+            if status or not (overdue or isinstance(error, Exception)):
                 raise
             code = "deadline_exceeded" if overdue else "internal"
             log.error("request failed", exc_info=error, extra={"request_id": request_id, "code": code})
@@ -94,10 +106,19 @@ class Envelope:
             self._deadlines.leave(task)
             if self._door is not None:
                 self._door.leave(scope)
+            if watch is not None and root is not None and not root.ended_ns:
+                watch.end(root, status)
+            tracing.leave(token)
 
-    def _request_id(self, headers: Any) -> str:
+    def _said(self, headers: Any) -> tuple[str, Parent | None]:
+        """The request's id, its own or a new one, and the span that caused it."""
+        request_id, parent, state = "", b"", b""
         for name, value in headers:
-            if name == b"x-request-id" and _SANE.fullmatch(value):
-                text: str = value.decode("ascii")
-                return text
-        return f"{self._head}{next(self._count):08x}"
+            if name == b"x-request-id":
+                request_id = request_id or (value.decode("ascii") if _SANE.fullmatch(value) else "")
+            elif name == b"traceparent":
+                parent = value
+            elif name == b"tracestate":
+                state = value
+        known = trace_context.parse(parent, state) if parent else None
+        return request_id or f"{self._head}{next(self._count):08x}", known

@@ -4,6 +4,7 @@ The ingress proves itself by a secret that lies in its folder, readable by our u
 clients send under these names; so nobody who reaches a worker, with or without it, can choose an address.
 """
 
+from collections.abc import Awaitable
 from hmac import compare_digest
 from typing import Any, Final
 
@@ -18,10 +19,11 @@ class Forwarded:
         self._app = app
         self._proof = proof
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         if scope["type"] == "http":
             scope = self._restored(scope)
-        await self._app(scope, receive, send)
+        answering: Awaitable[None] = self._app(scope, receive, send)
+        return answering
 
     def _restored(self, scope: Any) -> Any:
         """The scope as if the client had come by itself, if the ingress says so; else without the proof.

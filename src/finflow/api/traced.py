@@ -1,15 +1,13 @@
-"""The server's span around each request, from the caller's `traceparent` to the answer's status; access log.
+"""What becomes of a request's trace: kept with what it says of the request, or let go; the access log.
 
-It stands outside of the envelope, so that it also sees what the envelope answers by itself. What a span says
-of a request is gathered only for those that are kept.
+What a span says of a request is gathered only for those that are kept.
 """
 
 import logging
 import random
 from typing import Any, Final
 
-from finflow.telemetry import trace_context, tracing
-from finflow.telemetry.trace_context import Parent
+from finflow.telemetry import tracing
 from finflow.telemetry.tracing import Attributes, Span
 
 access = logging.getLogger("finflow.access")
@@ -22,53 +20,31 @@ _FIRST_FAILURE: Final = 500
 _MAX_PATH: Final = 1_024
 
 
-class Traced:
-    """ASGI around the envelope. `access_ratio` of the requests get an access line, and every failed one."""
+class RequestTraces:
+    """Ends the server's spans. `access_ratio` of the requests get an access line, and every failed one."""
 
-    def __init__(self, app: Any, release: str, access_ratio: float = 0.0) -> None:
-        self._app = app
+    def __init__(self, release: str, access_ratio: float = 0.0) -> None:
         self._release = release
         self._access_ratio = access_ratio
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        root = tracing.tracer().begin("request", "server", _parent(scope["headers"]))
-        root.trace.scope = scope
-        status = 0
-
-        def send_watched(message: Any) -> Any:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            return send(message)
-
-        token = tracing.enter(root)
-        try:
-            await self._app(scope, receive, send_watched)
-        except BaseException as error:
-            root.error = tracing.error_name(error)
-            raise
-        finally:
-            root.end(str(status) if status >= _FIRST_FAILURE else None)
-            if self._access_ratio:
-                self._log(root, status)
-            tracing.leave(token)
-            self._decide(root, status)
-
-    def _decide(self, root: Span, status: int) -> None:
+    def decide(self, root: Span, status: int) -> bool:
+        """A request was answered, with 0 not at all: keep its trace, or forget it. Whether it is kept."""
+        if status >= _FIRST_FAILURE and root.error is None:
+            root.error = str(status)
+        if self._access_ratio:
+            self._log(root, status)
         tracer, trace = tracing.tracer(), root.trace
         reason = tracer.verdict(root)
         if reason is None or (reason == "head" and trace.parent is None and trace.scope["path"] in _PROBES):
             trace.forget()
-            return
+            return False
         root.attributes.update(_attributes(trace.scope, status))
         root.attributes["finflow.release"] = self._release
         root.name = _name(root.attributes)
         # Both are read from the scope while it is there.
         trace.request_id, trace.tenant = trace.request, trace.whose
         tracer.keep(root, reason)
+        return trace.kept is not None
 
     def _log(self, root: Span, status: int) -> None:
         chosen = self._access_ratio >= 1 or random.random() < self._access_ratio  # noqa: S311 - a sample
@@ -85,16 +61,6 @@ class Traced:
                 "duration_ms": round((root.ended_ns - root.started_ns) / 1e6, 3),
             },
         )
-
-
-def _parent(headers: Any) -> Parent | None:
-    found, state = None, b""
-    for name, value in headers:
-        if name == b"traceparent":
-            found = value
-        elif name == b"tracestate":
-            state = value
-    return None if found is None else trace_context.parse(found, state)
 
 
 def _attributes(scope: Any, status: int) -> Attributes:

@@ -195,7 +195,7 @@ class Walk(NamedTuple):
 async def read_transactions(
     connection: Connection, ledger_no: int, wanted: TransactionFilter, span: Span
 ) -> Page[Record]:
-    """A page of accepted transactions; the index is chosen by what the filter names."""
+    """A page of accepted transactions, not whole; the index is chosen by what the filter names."""
     kinds = _KINDS_OF.get(wanted.status or "")
     if wanted.kind is not None:
         kinds = [wanted.kind]
@@ -207,7 +207,7 @@ async def read_transactions(
     )  # fmt: skip
     once = _ONCE if wanted.account_no is not None else ""
     rows, after = await _page(connection, ledger_no, _FILTERED.replace("{once}", once), walk, span, rest)
-    return Page(await read_records(connection, ledger_no, rows), after)
+    return Page(await read_records(connection, ledger_no, rows, whole=False), after)
 
 
 async def read_holds(

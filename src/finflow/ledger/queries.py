@@ -177,9 +177,9 @@ async def read_journal(connection: Connection, ledger_no: int, after_seq: int, l
 async def read_with_relatives(
     connection: Connection, ledger_no: int, seqs: Sequence[int], targets: Sequence[int]
 ) -> list[Record]:
-    """Records by `seq`, and the accepted records that resolved or reversed `targets`."""
+    """Records by `seq`, and the accepted records that resolved or reversed `targets`; not whole."""
     rows = await connection.fetch(_WITH_TARGETS, ledger_no, seqs, targets)
-    return await read_records(connection, ledger_no, rows)
+    return await read_records(connection, ledger_no, rows, whole=False)
 
 
 async def read_trial_balance(connection: Connection, ledger_no: int) -> Sequence[Any]:

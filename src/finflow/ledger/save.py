@@ -5,8 +5,9 @@ the head and commit. A few records are written by a single statement that does a
 transaction costs one round trip. Both write the same rows, and the same triggers check them.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final, NamedTuple
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -67,19 +68,38 @@ _JOURNAL_ARRAYS: Final = 12
 _ENTRY_ARRAYS: Final = 11
 
 
-class Packed(NamedTuple):
+class Packed:
     """Records packed for COPY: journal rows in order, entry rows sorted by account and version.
 
-    An account is changed by the last of the records, if by any: entries before it are checked against the
-    limits before the change, entries after it against those after.
+    Each is packed once, when it is first asked for. An account is changed by the last of the records, if by
+    any: entries before it are checked against the limits before the change, entries after it against those
+    after.
     """
 
-    records: list[Record]
-    journal: bytes
-    entries: list[bytes]
+    __slots__ = ("_entries", "_journal", "_ledger_no", "_release", "records")
+
+    def __init__(self, ledger_no: int, records: list[Record], release: str | None) -> None:
+        self.records = records
+        self._ledger_no = ledger_no
+        self._release = release
+        self._journal: bytes | None = None
+        self._entries: list[bytes] | None = None
+
+    def journal(self) -> bytes:
+        """The journal's rows."""
+        if self._journal is None:
+            self._journal = copy.journal_rows(self._ledger_no, self.records, self._release)
+        return self._journal
+
+    def entries(self) -> list[bytes]:
+        """The rows of all entries."""
+        if self._entries is None:
+            self._entries = copy.entry_rows(self._ledger_no, self.records)
+        return self._entries
 
     @property
     def change(self) -> Account | None:
+        """The account that the last record changes, as it is from then on."""
         last = self.records[-1] if self.records else None
         return (
             last.account if last and last.code is None and isinstance(last.command, ChangeAccount) else None
@@ -87,14 +107,28 @@ class Packed(NamedTuple):
 
 
 def pack(ledger_no: int, records: list[Record], release: str | None = None) -> list[Packed]:
-    """Records in order, packed, a part for each change of an account and one for what follows the last."""
+    """Records in order, packed now: a part for each change of an account, and one for what follows it."""
+    parts = _parts(ledger_no, records, release)
+    pack_journal(parts)
+    _pack_entries(parts)
+    return parts
+
+
+def pack_journal(parts: Sequence[Packed]) -> None:
+    """Pack what is written first."""
+    for part in parts:
+        part.journal()
+
+
+def _pack_entries(parts: Sequence[Packed]) -> None:
+    for part in parts:
+        part.entries()
+
+
+def _parts(ledger_no: int, records: list[Record], release: str | None) -> list[Packed]:
     cuts = [i + 1 for i, record in enumerate(records) if isinstance(record.command, ChangeAccount)]
     parts = [records[start:end] for start, end in zip([0, *cuts], [*cuts, len(records)], strict=True)]
-    return [
-        Packed(part, copy.journal_rows(ledger_no, part, release), copy.entry_rows(ledger_no, part))
-        for part in parts
-        if part
-    ]
+    return [Packed(ledger_no, part, release) for part in parts if part]
 
 
 class Decided:
@@ -114,12 +148,14 @@ class Decided:
         self.records += records
         self._fresh += [record for record in records if record.seq and not record.replayed]
         if len(self._fresh) >= PACK_FROM:
-            self._pack(ledger_no)
+            self._packed += pack(ledger_no, self._fresh, self.release)
+            self._fresh = []
 
     def packed(self, ledger_no: int) -> list[Packed]:
-        """All new records, packed for COPY."""
+        """All new records, as COPY takes them; the last of them are packed when they are needed."""
         if self._fresh:
-            self._pack(ledger_no)
+            self._packed += _parts(ledger_no, self._fresh, self.release)
+            self._fresh = []
         return self._packed
 
     @property
@@ -128,10 +164,6 @@ class Decided:
         fresh = self._fresh
         small = not self._packed and len(fresh) <= AT_ONCE_UP_TO
         return fresh if small and all(isinstance(r.command, MOVES_MONEY) for r in fresh) else []
-
-    def _pack(self, ledger_no: int) -> None:
-        self._packed += pack(ledger_no, self._fresh, self.release)
-        self._fresh = []
 
 
 async def advance_and_write(
@@ -200,10 +232,12 @@ async def write(
     Where accounts change, entries are copied in parts, so that each is checked on the limits of its time.
     """
     await _open_accounts(connection, ledger_no, [r for p in batch for r in p.records if r.code is None])
-    await _copy(connection, "journal", copy.journal_columns(release), [p.journal for p in batch])
+    journal = [part.journal() for part in batch]
+    # The server inserts them when it has them all; until it has, this process packs what comes next.
+    await _copy(connection, "journal", copy.journal_columns(release), journal, lambda: _pack_entries(batch))
     entries: list[bytes] = []
     for part in batch:
-        entries += part.entries
+        entries += part.entries()
         if part.change is not None:
             await _copy_entries(connection, entries)
             await _change_account(connection, part.change)
@@ -217,15 +251,23 @@ async def _copy_entries(connection: Connection, rows: list[bytes]) -> None:
         await _copy(connection, "entries", copy.ENTRY_COLUMNS, [b"".join(sorted(rows))])
 
 
-async def _copy(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[bytes]) -> None:
-    await connection.copy_to_table(table, source=_framed(rows), columns=columns, format="binary")
+async def _copy(
+    connection: Connection,
+    table: str,
+    columns: Sequence[str],
+    rows: Sequence[bytes],
+    meanwhile: Callable[[], None] | None = None,
+) -> None:
+    await connection.copy_to_table(table, source=_framed(rows, meanwhile), columns=columns, format="binary")
 
 
-async def _framed(rows: Sequence[bytes]) -> AsyncIterator[bytes]:
+async def _framed(rows: Sequence[bytes], meanwhile: Callable[[], None] | None) -> AsyncIterator[bytes]:
     yield copy.HEADER
     for piece in rows:
         yield piece
     yield copy.TRAILER
+    if meanwhile is not None:
+        asyncio.get_running_loop().call_soon(meanwhile)
 
 
 async def _open_accounts(connection: Connection, ledger_no: int, accepted: list[Record]) -> None:

@@ -169,8 +169,14 @@ async def find_by_seq(connection: Connection, ledger_no: int, seqs: Sequence[int
     return await read_records(connection, ledger_no, await connection.fetch(_BY_SEQ, ledger_no, seqs))
 
 
-async def read_records(connection: Connection, ledger_no: int, rows: Sequence[Any]) -> list[Record]:
-    """Journal rows, selected with JOURNAL_COLUMNS, as records with their entries and whole commands."""
+async def read_records(
+    connection: Connection, ledger_no: int, rows: Sequence[Any], whole: bool = True
+) -> list[Record]:
+    """Journal rows, selected with JOURNAL_COLUMNS, as records with their entries and whole commands.
+
+    Not `whole`, commands are without the lines that their entries came from, and what opened or changed an
+    account is without it: enough to show transactions, and the accounts are not looked up.
+    """
     legs = [copy.read_legs(row["legs"]) for row in rows]
     named = [leg for of_row in legs for leg in of_row]
     entries: dict[tuple[int, int], Entry] = {}
@@ -179,9 +185,9 @@ async def read_records(connection: Connection, ledger_no: int, rows: Sequence[An
         account_nos, versions = [leg[0] for leg in named], [leg[1] for leg in named]
         found = await connection.fetch(_ENTRIES, ledger_no, account_nos, versions)
         entries = {(row["account_no"], row["version"]): entry_from_row(row) for row in found}
-        accounts = {
-            a.account_no: a for a in await find_accounts(connection, ledger_no, sorted(set(account_nos)))
-        }
+        if whole:
+            read = await find_accounts(connection, ledger_no, sorted(set(account_nos)))
+            accounts = {account.account_no: account for account in read}
     return [
         _record(row, tuple([entries[leg] for leg in of_row if leg in entries]), accounts, of_row)
         for row, of_row in zip(rows, legs, strict=True)
@@ -197,10 +203,10 @@ def _record(
         code=row["code"], param=row["param"], target=row["target"],
         expires_at=None if row["expires_at"] is None else to_micros(row["expires_at"]), entries=entries,
     )  # fmt: skip
-    if isinstance(record.command, PostTransaction) and record.code is None:
+    if accounts and isinstance(record.command, PostTransaction) and record.code is None:
         lines = [line_of(entry, accounts[entry.account_no]) for entry in entries]
         record.command = msgspec.structs.replace(record.command, entries=lines)
-    if legs and not entries:
+    if accounts and legs and not entries:
         record.account = _as_opened(record, accounts[legs[0][0]])
     return record
 

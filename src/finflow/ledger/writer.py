@@ -326,6 +326,9 @@ class LedgerWriter:
                 await self._decider.until_epoch_ends(previous)
             if not self._decider.stands(batch):
                 raise _Void
+        if not ahead:
+            # While the server looks for the head.
+            asyncio.get_running_loop().call_soon(save.pack_journal, packed)
         advance = store.advance_head_at_once if ahead else store.advance_head
         try:
             moved = await advance(connection, self._ledger_no, batch.head, batch.base_seq)

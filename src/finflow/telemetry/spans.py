@@ -51,7 +51,7 @@ class Work:
     def serve(self, caller: "Span", since_s: float, commands: int) -> None:
         """The span's task has waited for this work since a moment of the monotonic clock."""
         trace, root = caller.trace, self.root
-        if not trace.recording:
+        if not trace.recording or trace.kept is not None:
             return
         waits = trace.waits
         if len(waits) >= MAX_SPANS:
