@@ -44,16 +44,14 @@ class RequestCounts:
     def count(self, scope: Any, status: int, duration_s: float) -> Histogram:
         """One request more; `status` is 0 where there was no answer. What its time was counted in."""
         route = self._routes.get((scope["method"], scope["path"])) or self._route(scope)
-        route.duration.observe(duration_s)
-        route.classes[status // 100 if 100 <= status < 600 else 0].inc()
         tenant_id = scope["state"].get("tenant_id") or NO_TENANT
         good, slow, failed = self._tenants.get(tenant_id) or self._tenant(tenant_id)
         if status == 0 or status >= _FAILED_FROM:
-            failed.inc()
-        elif duration_s <= instruments.OBJECTIVE_S:
-            good.inc()
+            outcome = failed
         else:
-            slow.inc()
+            outcome = good if duration_s <= instruments.OBJECTIVE_S else slow
+        answered = route.classes[status // 100 if 100 <= status < 600 else 0]
+        route.duration.observe_counted(duration_s, answered, outcome)
         return route.duration
 
     def _route(self, scope: Any) -> _Route:

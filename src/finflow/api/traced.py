@@ -33,7 +33,11 @@ class RequestTraces:
             root.error = str(status)
         if self._access_ratio:
             self._log(root, status)
-        tracer, trace = tracing.tracer(), root.trace
+        trace = root.trace
+        if not trace.recording:
+            trace.scope = None
+            return False
+        tracer = tracing.tracer()
         reason = tracer.verdict(root)
         if reason is None or (reason == "head" and trace.parent is None and trace.scope["path"] in _PROBES):
             trace.forget()

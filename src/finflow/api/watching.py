@@ -27,10 +27,8 @@ class Watch:
 
     def begin(self, scope: Any, parent: Parent | None) -> Span:
         """The server's span of a request, from now on."""
-        root = tracing.tracer().begin("request", "server", parent)
-        root.trace.scope = scope
         instruments.active_requests.add(1.0)
-        return root
+        return tracing.tracer().begin("request", "server", parent, scope)
 
     def end(self, root: Span, status: int) -> None:
         """The last of an answer is about to be sent, or there will be none (status 0).

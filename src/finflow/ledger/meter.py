@@ -28,9 +28,8 @@ def committed(batch: "Batch", records: Sequence[Record]) -> None:
     now_s, began_s = perf_counter(), batch.began_s
     instruments.batch_size.observe(batch.size)
     instruments.write_duration.observe(now_s - began_s)
-    for job in batch.jobs:
-        # Jobs that joined a batch under way did not wait for its beginning.
-        instruments.queue_wait.observe(max(0.0, began_s - job.queued_s))
+    # Jobs that joined a batch under way did not wait for its beginning: less than nothing is nothing.
+    instruments.queue_wait.observe_each([began_s - job.queued_s for job in batch.jobs])
     replayed = refused = 0
     for record in records:
         if record.replayed:

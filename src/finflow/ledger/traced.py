@@ -52,9 +52,7 @@ def _join(root: Span, batch: "Batch", ledger_no: int, began_ns: int, error: str 
     """Both sides' links and numbers. The callers' tasks run only after this, so nobody ends too early."""
     work = Work(root, "ledger.submit", began_ns, error)
     work.attributes["finflow.ledger_no"] = ledger_no
-    for job in batch.jobs:
-        if job.span is not None:
-            work.serve(job.span, job.queued_s, len(job.requests))
+    work.serve((job.span, job.queued_s, len(job.requests)) for job in batch.jobs if job.span is not None)
     # Jobs stand in the order of their arrival.
     waited_s = max(0.0, began_ns / 1e9 - batch.jobs[0].queued_s) if batch.jobs else 0.0
     root.attributes.update(

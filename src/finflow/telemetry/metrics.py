@@ -15,7 +15,7 @@ import struct
 import time
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -155,6 +155,24 @@ class Histogram:
         values = self._values
         values[self._slot + bisect_left(self._edges, value)] += 1.0
         values[self._sum_at] += value
+
+    def observe_each(self, values: Iterable[float]) -> None:
+        """Many observations in one step; what is below zero counts as zero."""
+        numbers, slot, edges = self._values, self._slot, self._edges
+        total = 0.0
+        for value in values:
+            numbers[slot + bisect_left(edges, value)] += 1.0
+            if value > 0.0:
+                total += value
+        numbers[self._sum_at] += total
+
+    def observe_counted(self, value: float, first: Counter, second: Counter) -> None:
+        """One observation, and one more of two counters, in one step: what a request is counted as."""
+        values = self._values
+        values[self._slot + bisect_left(self._edges, value)] += 1.0
+        values[self._sum_at] += value
+        first._values[first._slot] += 1.0
+        second._values[second._slot] += 1.0
 
     def observe_traced(self, value: float, trace_id: bytes, span_id: bytes, at_s: float) -> None:
         """One observation, and the trace (16 and 8 bytes) in which it was made, to be found from here."""

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Iterable
 from typing import Any, Final, Literal, NamedTuple
 
 from finflow.telemetry import trace_context
@@ -28,6 +29,11 @@ _id_bits: Final = random.getrandbits
 Link = tuple[int, int, bool]
 # What makes the ids of waits from their callers': odd multiples of the golden ratio, far from each other.
 _MIXES: Final = tuple(number * 0x9E3779B97F4A7C15 & DICE for number in range(1, MAX_SPANS + 1))
+# What objects make when it is first asked for; and what a trace that was forgotten has instead, never
+# written to because it records nothing more.
+_OF_A_TRACE: Final = frozenset({"spans", "wall_ns"})
+_OF_A_SPAN: Final = frozenset({"attributes", "links"})
+_FORGOTTEN: Final[list[Any]] = []
 
 
 class Work:
@@ -48,21 +54,26 @@ class Work:
         # What is the same for all callers.
         self.attributes: Attributes = {}
 
-    def serve(self, caller: "Span", since_s: float, commands: int) -> None:
-        """The span's task has waited for this work since a moment of the monotonic clock."""
-        trace, root = caller.trace, self.root
-        if not trace.recording or trace.kept is not None:
-            return
-        waits = trace.waits
-        if len(waits) >= MAX_SPANS:
-            trace.dropped += 1
-            return
-        span_id = (caller.span_id ^ _MIXES[len(waits)]) or 1
-        waits.append((self, caller, span_id, since_s, commands))
-        if len(root.links) < MAX_LINKS:
-            root.links.append((trace.trace_id, span_id, trace.sampled))
-        else:
-            root.dropped_links += 1
+    def serve(self, callers: "Iterable[tuple[Span, float, int]]") -> None:
+        """The spans' tasks have waited for this work, each since a moment of the monotonic clock."""
+        links = self.root.links
+        for caller, since_s, commands in callers:
+            trace = caller.trace
+            if not trace.recording or trace.kept is not None:
+                continue
+            waits = trace.waits
+            if waits is None:
+                waits = trace.waits = []
+            number = len(waits)
+            if number >= MAX_SPANS:
+                trace.dropped += 1
+                continue
+            span_id = (caller.span_id ^ _MIXES[number]) or 1
+            waits.append((self, caller, span_id, since_s, commands))
+            if len(links) < MAX_LINKS:
+                links.append((trace.trace_id, span_id, trace.sampled))
+            else:
+                self.root.dropped_links += 1
 
 
 class Wait(NamedTuple):
@@ -100,25 +111,35 @@ class Trace:
         "tenant", "trace_id", "waits", "wall_ns",
     )  # fmt: skip
 
-    def __init__(self, parent: Parent | None, threshold: int, recording: bool) -> None:
+    # Made by `__getattr__` when they are first asked for, as most requests never do: hundreds are under way
+    # in a busy process, and what each holds in memory costs it more than what it does.
+    # Children of the root, theirs included, in the order of their beginning.
+    spans: "list[Span]"
+    # What to add to the monotonic clock to get nanoseconds since the epoch, as it was when it was kept.
+    wall_ns: int
+
+    def __init__(self, parent: Parent | None, threshold: int, recording: bool, scope: Any = None) -> None:
         self.parent = parent
         self.trace_id = parent.trace_id if parent else _id_bits(128) or 1
         self.sampled = parent.sampled if parent else self.trace_id & DICE < threshold
         self.recording = recording
         # Done for requests that will only later know whether they are kept.
         self.shared = False
-        # What to add to the monotonic clock to get nanoseconds since the epoch.
-        self.wall_ns = wall_ns() - now_ns()
-        # Children of the root, theirs included, in the order of their beginning.
-        self.spans: list[Span] = []
         self.dropped = 0
         # Works that served this trace, which must be kept where it is: the group commits of a request.
-        self.waits: list[tuple[Work, Span, int, float, int]] = []
+        self.waits: list[tuple[Work, Span, int, float, int]] | None = None
         self.kept: Reason | None = None
         self.tenant: str | None = None
         self.request_id: str | None = None
         # The ASGI scope while the request runs; gone at its end, so that a kept trace keeps no request.
-        self.scope: Any = None
+        self.scope = scope
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _OF_A_TRACE:
+            raise AttributeError(name)
+        made: Any = wall_ns() - now_ns() if name == "wall_ns" else []
+        setattr(self, name, made)
+        return made
 
     @property
     def request(self) -> str | None:
@@ -150,9 +171,17 @@ class Trace:
             found["finflow.dropped_spans"] = self.dropped
         return found
 
+    def keep(self, reason: Reason) -> None:
+        """It will be exported, for this reason."""
+        self.kept = reason
+        self.wall_ns = wall_ns() - now_ns()
+        self.scope = None
+
     def forget(self) -> None:
         """Let go of everything but the numbers; called when the trace is exported, or will not be."""
-        self.spans, self.waits, self.scope, self.recording = [], [], None, False
+        self.spans = _FORGOTTEN
+        self.waits = self.scope = None
+        self.recording = False
 
 
 class Span:
@@ -163,19 +192,28 @@ class Span:
         "started_ns", "trace",
     )  # fmt: skip
 
+    # Made when they are first asked for, as a trace's lists are.
+    attributes: Attributes
+    links: list[Link]
+
     def __init__(self, trace: Trace, parent: "Span | None", name: str, kind: Kind = "internal") -> None:
         self.trace = trace
         self.parent = parent
         self.name = name
         self.kind = kind
         self.span_id = _id_bits(64) or 1
-        self.attributes: Attributes = {}
-        self.links: list[Link] = []
         self.dropped_links = 0
         # What went wrong, in a word of low cardinality: an error code, a SQLSTATE, an exception's name.
         self.error: str | None = None
         self.ended_ns = 0
         self.started_ns = now_ns()
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _OF_A_SPAN:
+            raise AttributeError(name)
+        made: Any = {} if name == "attributes" else []
+        setattr(self, name, made)
+        return made
 
     @property
     def traceparent(self) -> str:

@@ -4,9 +4,9 @@ Every request is recorded as plain objects (about three microseconds), and the d
 it is kept where its caller or the dice said so at the beginning, where it failed, or where it was slow.
 Only what is kept becomes spans of OpenTelemetry's SDK, and that in the exporter's thread.
 
-Times within a trace come from the monotonic clock, laid on the wall clock as it was at the trace's
-beginning: a clock that steps makes no span negative. The current span is a context variable, so that it
-follows tasks; a task that outlives its maker begins with `detached`.
+Times within a trace come from the monotonic clock, laid on the wall clock as it was when the trace was kept:
+a clock that steps makes no span negative. The current span is a context variable, so that it follows tasks; a
+task that outlives its maker begins with `detached`.
 """
 
 import logging
@@ -67,9 +67,11 @@ class Tracer:
     def recording(self) -> bool:
         return self._sink is not None
 
-    def begin(self, name: str, kind: Kind = "internal", parent: Parent | None = None) -> Span:
-        """The running root of a new trace."""
-        return Span(Trace(parent, self._threshold, self._sink is not None), None, name, kind)
+    def begin(
+        self, name: str, kind: Kind = "internal", parent: Parent | None = None, scope: Any = None
+    ) -> Span:
+        """The running root of a new trace, of the request with this ASGI scope if of one."""
+        return Span(Trace(parent, self._threshold, self._sink is not None, scope), None, name, kind)
 
     def begin_for_others(self, name: str) -> Span:
         """The root of work that several wait for: kept with any of them, or where it failed or was slow."""
@@ -96,8 +98,7 @@ class Tracer:
             self._on_drop("rate", len(trace.spans) + 1)
             trace.forget()
             return
-        trace.kept = reason
-        trace.scope = None
+        trace.keep(reason)
         for span in trace.spans:
             # What still runs when its trace is over (a caller that gave up) ends with it.
             span.ended_ns = span.ended_ns or max(root.ended_ns, span.started_ns)
@@ -110,13 +111,13 @@ class Tracer:
 
     def _keep_waits(self, trace: Trace) -> None:
         """Make spans of what the trace waited for, as far as there is room, and keep that work with it."""
-        for each in trace.waits:
+        for each in trace.waits or ():
             if len(trace.spans) < MAX_SPANS:
                 trace.spans.append(Wait(*each).span())
             else:
                 trace.dropped += 1
             self.keep(each[0].root, "linked")
-        trace.waits = []
+        trace.waits = None
 
     def finish(self, root: Span, error: str | None = None) -> None:
         """End a trace and keep it where that is due."""
