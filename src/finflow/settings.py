@@ -145,13 +145,13 @@ SETTINGS: Final = (
     Setting(
         "tenant_requests_per_s",
         "How many requests a second a tenant may send to this host, unless it has limits of its own.",
-        lambda: 1_000,
+        lambda: 500,
         _between(1, MAX_PER_S),
     ),
     Setting(
         "tenant_burst",
         "How many requests a tenant may send at once after a pause.",
-        lambda: 2_000,
+        lambda: 1_000,
         _between(1, MAX_BURST),
     ),
     Setting(

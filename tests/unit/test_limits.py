@@ -196,9 +196,11 @@ def test_the_file_is_private_and_of_one_size(tmp_path: Path) -> None:
     assert path.stat().st_size == buckets.SIZE_BYTES == 1024 * 8 * 16
 
 
-def test_whoever_waits_comes_in_at_a_common_turn() -> None:
+@pytest.mark.parametrize("phase", [0.0, 0.25, 0.75])
+def test_whoever_waits_comes_in_at_a_common_turn(phase: float) -> None:
     for now_s, delay_s in ((100.0, 0.001), (100.0031, 0.0004), (7.77, 0.2), (0.0, 0.25)):
-        turn_s = now_s + turn_in_s(now_s, delay_s)
+        turn_s = now_s + turn_in_s(now_s, delay_s, phase)
         assert turn_s >= now_s + delay_s - 1e-9
         assert turn_s < now_s + delay_s + TURN_S + 1e-9
-        assert abs(turn_s / TURN_S - round(turn_s / TURN_S)) < 1e-6
+        turns = turn_s / TURN_S - phase
+        assert abs(turns - round(turns)) < 1e-6

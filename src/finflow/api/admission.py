@@ -9,6 +9,7 @@ bounded by the address: requests for tokens, and tokens that have failed their c
 
 import asyncio
 import math
+import os
 import random
 from collections.abc import Callable
 from time import monotonic, time
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 PAUSE_S: Final = 0.25
 # Whoever waits for a turn comes in at the next of these moments, together with the others who wait: their
 # commands then share a commit, where each by itself would have the disk busy for everybody.
-TURN_S: Final = 0.01
+TURN_S: Final = 0.025
+# Workers have their turns at different moments, or one tenant would have all processors at once.
+_PHASES: Final = 4
 MAX_PAUSED: Final = 512
 MAX_FLOODS: Final = 1_000
 OAUTH_PATH: Final = "/oauth/token"
@@ -78,9 +81,7 @@ class Doorkeeper:
             return ()
         limits, tenant_id = services.limits, principal.tenant_id
         entry = limits.enter(tenant_id)
-        if entry.wait_s or (
-            entry.delay_s and not await self._paused_for(turn_in_s(monotonic(), entry.delay_s))
-        ):
+        if entry.wait_s or (entry.delay_s and not await self._paused_for(self._turn_in_s(entry.delay_s))):
             await self._hold_back()
             raise Refused("rate_limited", entry.wait_s or 1, entry.headers)
         if not limits.start(tenant_id):
@@ -117,6 +118,9 @@ class Doorkeeper:
                 self._floods.clear()
             self._floods[address] = monotonic() + wait_s
 
+    def _turn_in_s(self, delay_s: float) -> float:
+        return turn_in_s(monotonic(), delay_s, os.getpid() % _PHASES / _PHASES)
+
     async def _hold_back(self) -> None:
         """Let a refusal wait: no two for as long, or a client's connections would all come again together."""
         await self._paused_for(self._pause_s * random.uniform(0.5, 1.5))  # noqa: S311 # to spread them
@@ -133,9 +137,9 @@ class Doorkeeper:
         return True
 
 
-def turn_in_s(now_s: float, delay_s: float) -> float:
-    """How long to wait, at least `delay_s`, for the next common turn."""
-    return math.ceil((now_s + delay_s) / TURN_S) * TURN_S - now_s
+def turn_in_s(now_s: float, delay_s: float, phase: float) -> float:
+    """How long to wait, at least `delay_s`, for the next common turn; `phase` shifts turns by a part of one."""
+    return (math.ceil((now_s + delay_s) / TURN_S - phase) + phase) * TURN_S - now_s
 
 
 def _address(scope: Any) -> str:

@@ -33,7 +33,7 @@ from finflow.api import (
 )
 from finflow.api.admission import Doorkeeper
 from finflow.api.decoding import BATCH_BODY_LIMIT
-from finflow.api.direct import table
+from finflow.api.direct import Routes
 from finflow.api.envelope import DEADLINE_S, Door, Envelope
 from finflow.api.forwarded import Forwarded
 from finflow.api.metrics_page import Exposed
@@ -129,7 +129,7 @@ def build(
     )
     door = door or Doorkeeper(lambda: app.state.services)
     watch = Watch(HANDLERS, release, access_ratio)
-    exposed = Exposed(Envelope(app, deadline_s, table(app, HANDLERS), door, watch), exposition)
+    exposed = Exposed(Envelope(app, deadline_s, Routes(app, HANDLERS), door, watch), exposition)
     return Forwarded(exposed, proof) if proof else exposed
 
 

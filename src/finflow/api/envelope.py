@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from finflow.api.answers import Header
 from finflow.api.deadlines import Deadlines
-from finflow.api.direct import Table
+from finflow.api.direct import Routes
 from finflow.api.methods import options
 from finflow.api.problems import problem
 from finflow.api.watching import Watch
@@ -45,14 +45,14 @@ class Envelope:
         self,
         app: Any,
         deadline_s: float = DEADLINE_S,
-        direct: Table | None = None,
+        direct: Routes | None = None,
         door: Door | None = None,
         watch: Watch | None = None,
     ) -> None:
         self._app = app
         self._door = door
         self._watch = watch
-        self._direct = direct or {}
+        self._direct = direct
         self._deadlines = Deadlines(deadline_s)
         # Unique among processes by its random head, among requests by its count; it is no secret.
         self._head = f"req_{secrets.token_hex(8)}"
@@ -87,10 +87,10 @@ class Envelope:
         try:
             if self._door is not None:
                 said = await self._door.enter(scope)
-            app = self._direct.get((scope.get("method"), scope.get("path")), self._app)
+            app = None if self._direct is None else self._direct.find(scope["method"], scope["path"])
             if method == "OPTIONS":
                 app = options(self._app, scope["path"])
-            await app(scope, receive, send_with_id)
+            await (app or self._app)(scope, receive, send_with_id)
         except FinFlowError as error:
             await problem(error, request_id)(scope, receive, send_with_id)
         except (Exception, asyncio.CancelledError) as error:

@@ -32,8 +32,14 @@ select o.*, {_STATUS} as status, coalesce(j.code, p.code) as code, j.seq as pay_
   cross join lateral (
       select created_at from accounts where ledger_no = o.ledger_no and account_no = o.payee_account offset 0
   ) b
-  join settlement_participants x on x.ledger_no = o.ledger_no and x.participant_no = o.payer_no
-  join settlement_participants y on y.ledger_no = o.ledger_no and y.participant_no = o.payee_no
+  cross join lateral (
+      select name from settlement_participants
+       where ledger_no = o.ledger_no and participant_no = o.payer_no offset 0
+  ) x
+  cross join lateral (
+      select name from settlement_participants
+       where ledger_no = o.ledger_no and participant_no = o.payee_no offset 0
+  ) y
   left join settlement_cycles c on c.ledger_no = o.ledger_no and c.cycle_no = o.cycle_no
 """  # noqa: S608 # constants of this file
 _BY_NUMBER: Final = (
