@@ -145,7 +145,7 @@ SETTINGS: Final = (
     Setting(
         "tenant_requests_per_s",
         "How many requests a second a tenant may send to this host, unless it has limits of its own.",
-        lambda: 500,
+        lambda: 300,
         _between(1, MAX_PER_S),
     ),
     Setting(

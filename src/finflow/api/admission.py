@@ -138,7 +138,7 @@ class Doorkeeper:
 
 
 def turn_in_s(now_s: float, delay_s: float, phase: float) -> float:
-    """How long to wait, at least `delay_s`, for the next common turn; `phase` shifts turns by a part of one."""
+    """How long to wait, at least `delay_s`, for the next common turn, if turns are a part of one later."""
     return (math.ceil((now_s + delay_s) / TURN_S - phase) + phase) * TURN_S - now_s
 
 

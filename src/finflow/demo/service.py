@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from finflow.client.administration import LimitsChange
 from finflow.client.service import Client
 from finflow.demo import acts
 from finflow.demo.acts import Candidate, TokenOf
@@ -122,6 +123,9 @@ class Demonstration:
     async def _world(self) -> World:
         self._act("Customers open accounts")
         tenant = await self._operator.create_tenant("live")
+        # A payment may be two requests, and its customers ask for their balances.
+        own = LimitsChange(requests_per_s=5 * self._plan.rate_per_s, burst=10 * self._plan.rate_per_s)
+        await self._operator.change_limits(tenant.tenant_id, own)
         async with Client(self._stage.url, token=self._token_of(tenant.tenant_id)) as api:
             world = await open_world(api, tenant.tenant_id, self._plan.customers)
         await add_contacts(self._stage.database_url)
