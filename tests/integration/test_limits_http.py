@@ -162,7 +162,7 @@ async def test_a_tenant_reads_its_limits_and_the_operator_changes_them(database_
     async with bank(database_url) as one:
         url = f"/v1/tenants/{one.tenant_id}/limits"
         first = await one.client.get(url)
-        default = {"requests_per_s": 1000, "burst": 2000, "concurrency": 256}
+        default = {"requests_per_s": 300, "burst": 1000, "concurrency": 256}
         assert first.json() == {"tenant_id": one.tenant_id, **default, "overridden": [], "version": 0}
         assert (
             await one.client.get(url, headers={"If-None-Match": first.headers["etag"]})
@@ -211,7 +211,7 @@ async def test_limits_are_nobody_elses(database_url: str) -> None:
         refused = await one.client.patch(url, json=body, headers=own_admin | {"If-Match": "*"})
         assert (refused.status_code, code(refused)) == (403, "operator_required")
         assert refusal(await limit(one, unknown, burst=1))[:2] == (404, "tenant_unknown")
-        assert (await one.client.get(url)).json()["burst"] == 2000
+        assert (await one.client.get(url)).json()["burst"] == 1000
 
 
 async def test_our_client_waits_as_long_as_it_is_told(database_url: str) -> None:

@@ -126,8 +126,8 @@ async def test_the_command_line_shows_and_changes_them(place: Place) -> None:
     assert (status, shown.split()[3:]) == (
         0,
         [
-            *("requests_per_s", "1000", "default"),
-            *("burst", "2000", "default"),
+            *("requests_per_s", "300", "default"),
+            *("burst", "1000", "default"),
             *("concurrency", "256", "default"),
         ],
     )
@@ -136,7 +136,7 @@ async def test_the_command_line_shows_and_changes_them(place: Place) -> None:
     assert "20" in shown
     assert shown.count("its own") == 2
     status, shown, _ = await finflow("--burst", "default", "--json")
-    assert '"burst":2000' in shown
+    assert '"burst":1000' in shown
     assert '"overridden":["requests_per_s"]' in shown
     for wrong in ("0", "-1", "many", "1.5"):
         status, shown, said = await finflow("--burst", wrong)

@@ -40,7 +40,7 @@ class Routes:
         if found is not None:
             return found
         parts = path.split("/")
-        for place in _PLACES[: len(parts) - _PLACES[0]]:
+        for place in _PLACES[: max(0, len(parts) - _PLACES[0])]:
             value, parts[place] = parts[place], _HOLE
             found = self._open.get((method, "/".join(parts)))
             if found is not None and value:
@@ -66,9 +66,9 @@ class Routes:
 
 def _answering(app: Litestar, handle: Callable[[Any], Awaitable[Application]], demand: Demand) -> Application:
     async def answer(scope: Any, receive: Any, send: Any) -> None:
+        scope["path_template"] = scope["path"]
         demand.check(scope["state"])
         scope["litestar_app"] = app
-        scope["path_template"] = scope["path"]
         await (await handle(Request(scope, receive, send)))(scope, receive, send)
 
     return answer
@@ -85,9 +85,9 @@ def _answering_with(
     template = path.replace(":str}", "}")
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
+        scope["path_template"] = template
         demand.check(scope["state"])
         scope["litestar_app"] = app
-        scope["path_template"] = template
         value = {name: scope["path"].split("/")[place]}
         await (await handle(Request(scope, receive, send), **value))(scope, receive, send)
 
