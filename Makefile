@@ -44,7 +44,7 @@ e2e: $(VENV)/dev.stamp ## Run the end-to-end tests: the command, started, killed
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/e2e
 
 bench: $(VENV)/run.stamp ## Measure what the README promises and keep the results
-	@set -e; for name in $(BENCHES); do $(BIN)/python -m bench.$$name --json --keep; done
+	@set -e; for name in $(BENCHES) storm; do $(BIN)/python -m bench.$$name --json --keep; done
 
 bench-short: $(VENV)/run.stamp ## Run every benchmark once, small: shows that they work
 	@set -e; for name in $(BENCHES); do $(BIN)/python -m bench.$$name --json --short; done

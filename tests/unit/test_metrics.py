@@ -84,9 +84,19 @@ def test_what_is_shown_is_what_prometheus_own_client_shows(
     for route in routes:
         counter.bind(route).inc()
         same.labels(route).inc()
-    for duration in durations:
-        histogram.bind("/a").observe(duration)
-        same_time.labels("/a").observe(duration)
+    for number, duration in enumerate(durations):
+        bound, same_bound = histogram.bind("/a"), same_time.labels("/a")
+        same_bound.observe(duration)
+        if number % 3 == 0:
+            bound.observe(duration)
+        elif number % 3 == 1:
+            # What is below zero counts as zero.
+            bound.observe_each([duration, -duration])
+            same_bound.observe(0.0)
+        else:
+            bound.observe_counted(duration, counter.bind("/a"), counter.bind("ü"))
+            same.labels("/a").inc()
+            same.labels("ü").inc()
     if openmetrics:
         from prometheus_client.openmetrics.exposition import generate_latest
 

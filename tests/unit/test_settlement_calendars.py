@@ -130,13 +130,6 @@ def test_rolling(day: str, convention: calendars.Convention, expected: str) -> N
     assert roll(_D.fromisoformat(day), business_days("ECB"), convention) == _D.fromisoformat(expected)
 
 
-def test_two_calendars_are_open_together() -> None:
-    both = calendars.jointly([business_days("ECB"), business_days("FED")])
-    # Good Friday and Easter Monday close TARGET; Thanksgiving closes the Federal Reserve.
-    assert roll(_D(2026, 4, 3), both) == _D(2026, 4, 7)
-    assert roll(_D(2026, 11, 26), both) == _D(2026, 11, 27)
-
-
 def test_a_lag_counts_business_days() -> None:
     spot = CutOff("EUR", dt.time(17, 0), "Europe/Berlin", "ECB", lag_days=2)
     # Thursday before Easter: Friday and Monday are closed.

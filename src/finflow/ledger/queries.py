@@ -13,6 +13,7 @@ from finflow.ledger.store import (
     NEWEST_ENTRY,
     Connection,
     account_from_row,
+    bare_record,
     entry_from_row,
     read_records,
 )
@@ -180,6 +181,14 @@ async def read_with_relatives(
     """Records by `seq`, and the accepted records that resolved or reversed `targets`; not whole."""
     rows = await connection.fetch(_WITH_TARGETS, ledger_no, seqs, targets)
     return await read_records(connection, ledger_no, rows, whole=False)
+
+
+async def read_relatives(
+    connection: Connection, ledger_no: int, seqs: Sequence[int], targets: Sequence[int]
+) -> list[Record]:
+    """As `read_with_relatives`, without entries: enough to name them."""
+    rows = await connection.fetch(_WITH_TARGETS, ledger_no, seqs, targets)
+    return [bare_record(row) for row in rows]
 
 
 async def read_trial_balance(connection: Connection, ledger_no: int) -> Sequence[Any]:

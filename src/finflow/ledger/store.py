@@ -194,6 +194,11 @@ async def read_records(
     ]
 
 
+def bare_record(row: Any) -> Record:
+    """A journal row, selected with JOURNAL_COLUMNS, as a record without its entries."""
+    return _record(row, (), {}, [])
+
+
 def _record(
     row: Any, entries: tuple[Entry, ...], accounts: dict[int, Account], legs: list[tuple[int, int]]
 ) -> Record:

@@ -299,7 +299,7 @@ class TenantLedgers:
         named = sorted({record.target for record in records if record.target is not None})
         seqs = [record.seq for record in records]
         async with self._entered(ledger_no) as connection:
-            relatives = await queries.read_with_relatives(connection, ledger_no, named, seqs)
+            relatives = await queries.read_relatives(connection, ledger_no, named, seqs)
         targets = {record.seq: record for record in relatives}
         resolutions = {record.target: record for record in relatives if record.target in seqs}
         ledger = await self._find(ledger_no)

@@ -118,10 +118,9 @@ class _Movement(msgspec.Struct, frozen=True):
     open: bool
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     account_no: int
     created_at: dt.datetime
-    currency: str
     exponent: int
     normal: int
     version: int
@@ -130,7 +129,7 @@ class _Entry(msgspec.Struct, frozen=True):
     posted: int
 
 
-class _Transaction(msgspec.Struct, frozen=True):
+class _Transaction(msgspec.Struct, frozen=True, array_like=True):
     ledger_no: int
     seq: int
     recorded_at: dt.datetime

@@ -5,7 +5,7 @@ time on a business day a payment is for the same day; after it, for the next bus
 """
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
@@ -87,11 +87,6 @@ def _holidays(calendar: str) -> Any:
     known = holidays.country_holidays(calendar).supported_categories
     kept = tuple(each for each in (holidays.PUBLIC, holidays.BANK) if each in known)
     return holidays.country_holidays(calendar, subdiv=subdivision, categories=kept)
-
-
-def jointly(calendars: Sequence[BusinessDay]) -> BusinessDay:
-    """Days that are business days of every calendar, as a payment across currencies needs."""
-    return lambda day: all(each(day) for each in calendars)
 
 
 def roll(day: dt.date, is_business_day: BusinessDay, convention: Convention = "following") -> dt.date:
