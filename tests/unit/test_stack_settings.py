@@ -16,7 +16,7 @@ def _values(folder: Path, *, durable: bool = True) -> dict[str, str]:
 
 
 def test_shared_buffers_stay_between_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {256 * _MB: 128 * _MB, 2 * _GB: 512 * _MB, 64 * _GB: 4 * _GB}
+    sizes = {256 * _MB: 128 * _MB, 2 * _GB: 512 * _MB, 64 * _GB: _GB}
     for memory, expected in sizes.items():
         pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": memory // 4096}
         monkeypatch.setattr("os.sysconf", pages.__getitem__)

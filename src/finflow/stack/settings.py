@@ -60,7 +60,7 @@ def settings_for(folder: Path, socket_folder: Path, *, durable: bool = True) -> 
         Setting(
             "unix_socket_directories", f"'{socket_folder}'", "beside the data, where nobody else may enter"
         ),
-        Setting("shared_buffers", _megabytes(shared_buffers()), "a quarter of the memory, 128 MB to 4 GB"),
+        Setting("shared_buffers", _megabytes(shared_buffers()), "a quarter of the memory, 128 MB to 1 GB"),
         Setting("max_wal_size", _megabytes(wal_limit), "8 GB, or an eighth of the free disk"),
         Setting(
             "min_wal_size",
@@ -71,9 +71,9 @@ def settings_for(folder: Path, socket_folder: Path, *, durable: bool = True) -> 
 
 
 def shared_buffers() -> int:
-    """A quarter of the machine's memory in bytes, between 128 MB and 4 GB."""
+    """A quarter of the machine's memory in bytes, between 128 MB and 1 GB."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(128 * _MB, min(memory // 4, 4 * _GB))
+    return max(128 * _MB, min(memory // 4, _GB))
 
 
 def max_wal_size(folder: Path) -> int:
