@@ -1,7 +1,7 @@
 """How every request is watched: counted, timed and traced, by one step when it begins and one at its answer.
 
-Both are taken by the envelope, which stands around a request anyway. Wrappers of their own did the same, and
-cost a busy process ten times what they cost alone (docs/adr/0013).
+Both are taken by the envelope, which stands around a request anyway: wrappers of their own would be further
+calls and objects for each request (docs/adr/0013).
 """
 
 from collections.abc import Iterable
