@@ -131,14 +131,14 @@ def expand(dry_run: bool, **where: Any) -> int:
 @click.option(
     "--share",
     type=click.FloatRange(min=0.01, max=1),
-    default=0.25,
+    default=0.15,
     show_default=True,
     help="Work this part of the time; 1 is full speed.",
 )
 @click.option(
     "--batch-ms",
     type=click.FloatRange(min=1),
-    default=10,
+    default=5,
     show_default=True,
     help="Aim for batches this long.",
 )

@@ -24,8 +24,8 @@ class Pace(msgspec.Struct, frozen=True):
     `share` 1 is as fast as it goes.
     """
 
-    share: float = 0.25
-    batch_ms: float = 10.0
+    share: float = 0.15
+    batch_ms: float = 5.0
     max_lag_s: float = 5.0
     max_lag_bytes: int = 16 * 1024 * 1024
 

@@ -177,7 +177,7 @@ class SchemaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     folder: Path
     database_url_variable: Variable = "FINFLOW_DATABASE_URL"
     change: Name | None = None
-    work_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25
+    work_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.15
     quiet_s: Annotated[float, msgspec.Meta(ge=0, le=31_622_400)] = 3_600.0
     old_release: str = ""
     ignored_applications: tuple[Name, ...] = ()
