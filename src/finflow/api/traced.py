@@ -8,7 +8,7 @@ import random
 from typing import Any, Final
 
 from finflow.telemetry import tracing
-from finflow.telemetry.tracing import Attributes, Span
+from finflow.telemetry.tracing import Attributes, Trace
 
 access = logging.getLogger("finflow.access")
 
@@ -27,34 +27,32 @@ class RequestTraces:
         self._release = release
         self._access_ratio = access_ratio
 
-    def decide(self, root: Span, status: int) -> bool:
+    def decide(self, trace: Trace, status: int) -> bool:
         """A request was answered, with 0 not at all: keep its trace, or forget it. Whether it is kept."""
-        if status >= _FIRST_FAILURE and root.error is None:
-            root.error = str(status)
+        if status >= _FIRST_FAILURE and trace.error is None:
+            trace.error = str(status)
         if self._access_ratio:
-            self._log(root, status)
-        trace = root.trace
-        if not trace.recording:
-            trace.scope = None
-            return False
+            self._log(trace, status)
         tracer = tracing.tracer()
-        reason = tracer.verdict(root)
-        if reason is None or (reason == "head" and trace.parent is None and trace.scope["path"] in _PROBES):
+        reason = tracer.verdict(trace)
+        if reason is None:
+            return False
+        if reason == "head" and trace.remote is None and trace.scope["path"] in _PROBES:
             trace.forget()
             return False
-        root.attributes.update(_attributes(trace.scope, status))
-        root.attributes["finflow.release"] = self._release
-        root.name = _name(root.attributes)
+        trace.attributes.update(_attributes(trace.scope, status))
+        trace.attributes["finflow.release"] = self._release
+        trace.name = _name(trace.attributes)
         # Both are read from the scope while it is there.
         trace.request_id, trace.tenant = trace.request, trace.whose
-        tracer.keep(root, reason)
+        tracer.keep(trace, reason)
         return trace.kept is not None
 
-    def _log(self, root: Span, status: int) -> None:
+    def _log(self, trace: Trace, status: int) -> None:
         chosen = self._access_ratio >= 1 or random.random() < self._access_ratio  # noqa: S311 - a sample
-        if not chosen and root.error is None:
+        if not chosen and trace.error is None:
             return
-        scope = root.trace.scope
+        scope = trace.scope
         access.info(
             "request",
             extra={
@@ -62,7 +60,7 @@ class RequestTraces:
                 "path": scope["path"][:_MAX_PATH],
                 "route": scope.get("path_template"),
                 "status": status,
-                "duration_ms": round((root.ended_ns - root.started_ns) / 1e6, 3),
+                "duration_ms": round((trace.ended_ns - trace.started_ns) / 1e6, 3),
             },
         )
 

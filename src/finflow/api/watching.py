@@ -15,7 +15,7 @@ from finflow.api.traced import RequestTraces
 from finflow.telemetry import instruments, tracing
 from finflow.telemetry.metrics import Histogram
 from finflow.telemetry.trace_context import Parent
-from finflow.telemetry.tracing import Span, now_ns
+from finflow.telemetry.tracing import Trace, now_ns
 
 
 class Watch:
@@ -25,25 +25,25 @@ class Watch:
         self._counts = RequestCounts(handlers)
         self._traces = RequestTraces(release, access_ratio)
 
-    def begin(self, scope: Any, parent: Parent | None) -> Span:
-        """The server's span of a request, from now on."""
+    def begin(self, scope: Any, parent: Parent | None) -> Trace:
+        """The trace of a request, from now on."""
         instruments.active_requests.add(1.0)
         return tracing.tracer().begin("request", "server", parent, scope)
 
-    def end(self, root: Span, status: int) -> None:
+    def end(self, trace: Trace, status: int) -> None:
         """The last of an answer is about to be sent, or there will be none (status 0).
 
         Before it is sent: whoever has an answer was counted, even if we are killed now.
         """
-        root.ended_ns = now_ns()
-        duration_s = (root.ended_ns - root.started_ns) / 1e9
+        trace.ended_ns = ended_ns = now_ns()
+        duration_s = (ended_ns - trace.started_ns) / 1e9
         instruments.active_requests.add(-1.0)
-        series = self._counts.count(root.trace.scope, status, duration_s)
-        if self._traces.decide(root, status):
-            _exemplify(series, duration_s, root)
+        series = self._counts.count(trace.scope, status, duration_s)
+        if self._traces.decide(trace, status):
+            _exemplify(series, duration_s, trace)
 
 
-def _exemplify(series: Histogram, duration_s: float, span: Span) -> None:
+def _exemplify(series: Histogram, duration_s: float, trace: Trace) -> None:
     """Name the request's trace beside its bucket: one that is kept, so that it can be looked up."""
-    ids = span.trace.trace_id.to_bytes(16, "big"), span.span_id.to_bytes(8, "big")
+    ids = trace.trace_id.to_bytes(16, "big"), trace.span_id.to_bytes(8, "big")
     series.exemplify(duration_s, *ids, time())

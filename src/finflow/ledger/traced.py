@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from finflow.telemetry import tracing
 from finflow.telemetry.logs import Thrifty
-from finflow.telemetry.tracing import Span, Work
+from finflow.telemetry.tracing import Trace, Work
 
 if TYPE_CHECKING:
     from finflow.ledger.batch import Batch
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _failures: Final = Thrifty()
 
 
-def shared_root() -> Span:
+def shared_root() -> Trace:
     """The root of a batch's trace."""
     return tracing.tracer().begin_for_others("ledger.group_commit")
 
@@ -30,10 +30,10 @@ async def traced(writing: Coroutine[Any, Any, None], batch: "Batch", ledger_no: 
     """Write a batch as part of its trace; say once where its transaction failed."""
     root = batch.root
     # The batch was gathered while the one before was written; its own time begins with its first work.
-    root.started_ns = min([tracing.now_ns(), *(span.started_ns for span in root.trace.spans[:1])])
+    root.started_ns = min([tracing.now_ns(), *(span.started_ns for span in root.spans[:1])])
     # A ledger has one tenant, so whoever came first says whose lines and spans these are.
     if batch.jobs and (first := batch.jobs[0].span) is not None:
-        root.trace.tenant = first.trace.whose
+        root.tenant = first.trace.whose
     token = tracing.enter(root)
     began_ns = tracing.now_ns()
     try:
@@ -43,16 +43,16 @@ async def traced(writing: Coroutine[Any, Any, None], batch: "Batch", ledger_no: 
         if error is not None:
             _say(error, batch, ledger_no)
         tracing.leave(token)
-        if root.trace.recording:
+        if root.recording:
             _join(root, batch, ledger_no, began_ns, error)
             tracing.tracer().finish(root, error)
 
 
-def _join(root: Span, batch: "Batch", ledger_no: int, began_ns: int, error: str | None) -> None:
+def _join(root: Trace, batch: "Batch", ledger_no: int, began_ns: int, error: str | None) -> None:
     """Both sides' links and numbers. The callers' tasks run only after this, so nobody ends too early."""
     work = Work(root, "ledger.submit", began_ns, error)
     work.attributes["finflow.ledger_no"] = ledger_no
-    work.serve((job.span, job.queued_s, len(job.requests)) for job in batch.jobs if job.span is not None)
+    work.serve([(job.span, job.queued_s, len(job.requests)) for job in batch.jobs if job.span is not None])
     # Jobs stand in the order of their arrival.
     waited_s = max(0.0, began_ns / 1e9 - batch.jobs[0].queued_s) if batch.jobs else 0.0
     root.attributes.update(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from finflow.kernel.errors import FinFlowError
 from finflow.telemetry.otlp_encoding import Frame, encode
 from finflow.telemetry.settings import OtlpSettings
-from finflow.telemetry.tracing import Span
+from finflow.telemetry.tracing import Trace
 
 if TYPE_CHECKING:
     from finflow.telemetry.otlp import Encoded, Send
@@ -48,7 +48,7 @@ class Exporter:
         self._settings = settings
         self._attributes = resource
         self._on_count = on_count
-        self._queue: deque[Span] = deque()
+        self._queue: deque[Trace] = deque()
         # Written by one thread each, so that their difference needs no lock.
         self._put, self._taken = 0, 0
         self._wake = threading.Event()
@@ -79,15 +79,15 @@ class Exporter:
         """Spans that wait."""
         return self._put - self._taken
 
-    def offer(self, root: Span) -> None:
+    def offer(self, trace: Trace) -> None:
         """Take an ended trace, or count it as dropped. Never waits."""
-        size = len(root.trace.spans) + 1
+        size = len(trace.spans) + 1
         if self._closing or self.queued + size > self._settings.max_queued:
             self.drop("closed" if self._closing else "queue_full", size)
-            root.trace.forget()
+            trace.forget()
             return
         self._put += size
-        self._queue.append(root)
+        self._queue.append(trace)
         if self.queued >= self._settings.max_batch:
             self._wake.set()
 
@@ -132,12 +132,12 @@ class Exporter:
         assert self._frame is not None, "start() made it"
         batch, count = [], 0
         while self._queue and count < self._settings.max_batch:
-            root = self._queue.popleft()
-            size = len(root.trace.spans) + 1
+            trace = self._queue.popleft()
+            size = len(trace.spans) + 1
             self._taken += size
             count += size
-            batch.append(encode(root))
-            root.trace.forget()
+            batch.append(encode(trace))
+            trace.forget()
             sleep(_REST_S)
         return Encoded(self._frame.around(b"".join(batch)), count)
 

@@ -86,14 +86,13 @@ def frame_of(attributes: Mapping[str, str]) -> Frame:
     return Frame(encode_spans(list(spans_of(root, resource_of(attributes)))))
 
 
-def spans_of(root: Span, resource: Resource) -> Iterator[ReadableSpan]:
-    """The whole trace of an ended root as spans of the SDK, the root first."""
-    trace = root.trace
-    common, parent = trace.common(), trace.parent
+def spans_of(trace: Trace, resource: Resource) -> Iterator[ReadableSpan]:
+    """The whole of an ended trace as spans of the SDK, the root first."""
+    common, parent = trace.common(), trace.remote
     remote = None if parent is None else _context(trace, parent.span_id, remote=True)
-    yield _span(root, remote, resource, trace.summary() | common)
+    yield _span(trace, remote, resource, trace.summary() | common)
     for span in trace.spans:
-        yield _span(span, _context(trace, (span.parent or root).span_id), resource, common)
+        yield _span(span, _context(trace, (span.parent or trace).span_id), resource, common)
 
 
 def _span(span: Span, parent: SpanContext | None, resource: Resource, extra: Attributes) -> ReadableSpan:
@@ -118,7 +117,7 @@ def _span(span: Span, parent: SpanContext | None, resource: Resource, extra: Att
 
 def _context(trace: Trace, span_id: int, remote: bool = False) -> SpanContext:
     flags = TraceFlags(TraceFlags.SAMPLED if trace.sampled else TraceFlags.DEFAULT)
-    state = TraceState.from_header([trace.parent.state]) if trace.parent and trace.parent.state else None
+    state = TraceState.from_header([trace.remote.state]) if trace.remote and trace.remote.state else None
     return SpanContext(trace.trace_id, span_id, remote, flags, state)
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import Any, Final
 
-from finflow.telemetry.tracing import Attributes, Link, Span, Value
+from finflow.telemetry.tracing import Attributes, Link, Span, Trace, Value
 
 MAX_TEXT: Final = 4_096
 _FIXED_64: Final = Struct("<Q").pack
@@ -73,17 +73,16 @@ def attributes(found: Attributes) -> bytes:
     )
 
 
-def encode(root: Span) -> bytes:
-    """All spans of an ended root, the root first, as fields of a ScopeSpans."""
-    trace = root.trace
-    remote = trace.parent
+def encode(trace: Trace) -> bytes:
+    """All spans of an ended trace, the root first, as fields of a ScopeSpans."""
+    remote = trace.remote
     head = _TRACE_ID + trace.trace_id.to_bytes(16)
     state = field(3, remote.state.encode()) if remote and remote.state else b""
     # Not through the cache: no two requests have the same id.
     common = b"".join(attribute(name, value) for name, value in trace.common().items())
     begun = b"".join(attribute(name, value) for name, value in trace.summary().items()) + common
-    parts = [_span(root, head, state, remote.span_id if remote else 0, begun, remote is not None)]
-    parts += [_span(span, head, state, (span.parent or root).span_id, common, False) for span in trace.spans]
+    parts = [_span(trace, head, state, remote.span_id if remote else 0, begun, remote is not None)]
+    parts += [_span(span, head, state, (span.parent or trace).span_id, common, False) for span in trace.spans]
     return b"".join(parts)
 
 

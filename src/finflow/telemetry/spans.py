@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, NamedTuple
 
 from finflow.telemetry import trace_context
@@ -29,10 +29,7 @@ _id_bits: Final = random.getrandbits
 Link = tuple[int, int, bool]
 # What makes the ids of waits from their callers': odd multiples of the golden ratio, far from each other.
 _MIXES: Final = tuple(number * 0x9E3779B97F4A7C15 & DICE for number in range(1, MAX_SPANS + 1))
-# What objects make when it is first asked for; and what a trace that was forgotten has instead, never
-# written to because it records nothing more.
-_OF_A_TRACE: Final = frozenset({"spans", "wall_ns"})
-_OF_A_SPAN: Final = frozenset({"attributes", "links"})
+# What a trace that was forgotten has instead of its spans, never written to because it records nothing more.
 _FORGOTTEN: Final[list[Any]] = []
 
 
@@ -56,24 +53,26 @@ class Work:
 
     def serve(self, callers: "Iterable[tuple[Span, float, int]]") -> None:
         """The spans' tasks have waited for this work, each since a moment of the monotonic clock."""
-        links = self.root.links
+        links = []
         for caller, since_s, commands in callers:
             trace = caller.trace
-            if not trace.recording or trace.kept is not None:
+            if not trace.recording:
                 continue
             waits = trace.waits
             if waits is None:
-                waits = trace.waits = []
-            number = len(waits)
-            if number >= MAX_SPANS:
+                # As almost every request does, it waits once.
+                span_id = (caller.span_id ^ _MIXES[0]) or 1
+                trace.waits = [(self, caller, span_id, since_s, commands)]
+            elif len(waits) < MAX_SPANS:
+                span_id = (caller.span_id ^ _MIXES[len(waits)]) or 1
+                waits.append((self, caller, span_id, since_s, commands))
+            else:
                 trace.dropped += 1
                 continue
-            span_id = (caller.span_id ^ _MIXES[number]) or 1
-            waits.append((self, caller, span_id, since_s, commands))
-            if len(links) < MAX_LINKS:
-                links.append((trace.trace_id, span_id, trace.sampled))
-            else:
-                self.root.dropped_links += 1
+            links.append((trace.trace_id, span_id, trace.sampled))
+        room = MAX_LINKS - len(self.root.links)
+        self.root.links += links[:room]
+        self.root.dropped_links += len(links[room:])
 
 
 class Wait(NamedTuple):
@@ -99,47 +98,119 @@ class Wait(NamedTuple):
         return made
 
 
-class Trace:
-    """What the spans of one request or background step share. The root span holds it, not it the root.
+class Span:
+    """One step of a trace. `ended_ns` is 0 while it runs; times are the monotonic clock's nanoseconds.
 
-    So objects form a circle only where there are children, and `forget` opens it: a request leaves nothing
-    for the garbage collector, which runs rarely here.
+    What most spans never need is made when it is first asked for: hundreds of requests are under way in a
+    busy process, and what each holds in memory costs it more than what it does.
     """
 
     __slots__ = (
-        "dropped", "kept", "parent", "recording", "request_id", "sampled", "scope", "shared", "spans",
+        "_trace", "attributes", "dropped_links", "ended_ns", "error", "kind", "links", "name", "parent",
+        "span_id", "started_ns",
+    )  # fmt: skip
+
+    # Of these, `_LATER` says what they are until somebody writes them.
+    attributes: Attributes
+    dropped_links: int
+    links: list[Link]
+    parent: "Span | None"
+
+    def __init__(self, trace: "Trace", parent: "Span | None", name: str, kind: Kind = "internal") -> None:
+        self._trace = trace
+        self.span_id = _id_bits(64) or 1
+        self.parent = parent
+        self.name = name
+        self.kind = kind
+        # What went wrong, in a word of low cardinality: an error code, a SQLSTATE, an exception's name.
+        self.error: str | None = None
+        self.ended_ns = 0
+        self.started_ns = now_ns()
+
+    def __getattr__(self, name: str) -> Any:
+        make = _LATER.get(name)
+        if make is None:
+            raise AttributeError(name)
+        made = make()
+        setattr(self, name, made)
+        return made
+
+    @property
+    def trace(self) -> "Trace":
+        """The trace that it is a part of."""
+        return self._trace
+
+    @property
+    def traceparent(self) -> str:
+        """The header that makes somebody else's span a child of this one."""
+        return trace_context.traceparent(self.trace.trace_id, self.span_id, self.trace.sampled)
+
+    def child(self, name: str, kind: Kind = "internal") -> "Span | None":
+        """A further span, or None where nothing is recorded or the trace has as many as it may have."""
+        trace = self.trace
+        if not trace.recording:
+            return None
+        if len(trace.spans) >= MAX_SPANS:
+            trace.dropped += 1
+            return None
+        span = Span(trace, self, name, kind)
+        trace.spans.append(span)
+        return span
+
+    def end(self, error: str | None = None) -> None:
+        """Stop the clock; what went wrong first stays."""
+        self.ended_ns = now_ns()
+        self.error = self.error or error
+
+
+class Trace(Span):
+    """The root span of one request or background step, and what all its spans share.
+
+    One object is both, because every request makes one. Its spans hold it and it holds them, so objects form
+    a circle only where there are children, and `forget` opens it: a request leaves nothing for the garbage
+    collector, which runs rarely here.
+    """
+
+    __slots__ = (
+        "dropped", "kept", "recording", "remote", "request_id", "sampled", "scope", "shared", "spans",
         "tenant", "trace_id", "waits", "wall_ns",
     )  # fmt: skip
 
-    # Made by `__getattr__` when they are first asked for, as most requests never do: hundreds are under way
-    # in a busy process, and what each holds in memory costs it more than what it does.
     # Children of the root, theirs included, in the order of their beginning.
-    spans: "list[Span]"
+    spans: list[Span]
+    dropped: int
+    kept: Reason | None
     # What to add to the monotonic clock to get nanoseconds since the epoch, as it was when it was kept.
     wall_ns: int
+    tenant: str | None
+    request_id: str | None
 
-    def __init__(self, parent: Parent | None, threshold: int, recording: bool, scope: Any = None) -> None:
-        self.parent = parent
-        self.trace_id = parent.trace_id if parent else _id_bits(128) or 1
-        self.sampled = parent.sampled if parent else self.trace_id & DICE < threshold
+    def __init__(
+        self, name: str, kind: Kind, remote: Parent | None, threshold: int, recording: bool, scope: Any
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        # Whose span the root is a child of, in another process.
+        self.remote = remote
+        self.trace_id = trace_id = remote.trace_id if remote else _id_bits(128) or 1
+        self.span_id = _id_bits(64) or 1
+        self.sampled = remote.sampled if remote else trace_id & DICE < threshold
+        # Whether spans may still be added: not where nothing is kept, and not once that is decided.
         self.recording = recording
-        # Done for requests that will only later know whether they are kept.
-        self.shared = False
-        self.dropped = 0
         # Works that served this trace, which must be kept where it is: the group commits of a request.
         self.waits: list[tuple[Work, Span, int, float, int]] | None = None
-        self.kept: Reason | None = None
-        self.tenant: str | None = None
-        self.request_id: str | None = None
         # The ASGI scope while the request runs; gone at its end, so that a kept trace keeps no request.
         self.scope = scope
+        # Done for requests that will only later know whether they are kept.
+        self.shared = False
+        self.error = None
+        self.ended_ns = 0
+        self.started_ns = now_ns()
 
-    def __getattr__(self, name: str) -> Any:
-        if name not in _OF_A_TRACE:
-            raise AttributeError(name)
-        made: Any = wall_ns() - now_ns() if name == "wall_ns" else []
-        setattr(self, name, made)
-        return made
+    @property
+    def trace(self) -> "Trace":
+        """Itself."""
+        return self
 
     @property
     def request(self) -> str | None:
@@ -175,6 +246,7 @@ class Trace:
         """It will be exported, for this reason."""
         self.kept = reason
         self.wall_ns = wall_ns() - now_ns()
+        self.recording = False
         self.scope = None
 
     def forget(self) -> None:
@@ -184,55 +256,16 @@ class Trace:
         self.recording = False
 
 
-class Span:
-    """One step of a trace. `ended_ns` is 0 while it runs; times are the monotonic clock's nanoseconds."""
-
-    __slots__ = (
-        "attributes", "dropped_links", "ended_ns", "error", "kind", "links", "name", "parent", "span_id",
-        "started_ns", "trace",
-    )  # fmt: skip
-
-    # Made when they are first asked for, as a trace's lists are.
-    attributes: Attributes
-    links: list[Link]
-
-    def __init__(self, trace: Trace, parent: "Span | None", name: str, kind: Kind = "internal") -> None:
-        self.trace = trace
-        self.parent = parent
-        self.name = name
-        self.kind = kind
-        self.span_id = _id_bits(64) or 1
-        self.dropped_links = 0
-        # What went wrong, in a word of low cardinality: an error code, a SQLSTATE, an exception's name.
-        self.error: str | None = None
-        self.ended_ns = 0
-        self.started_ns = now_ns()
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _OF_A_SPAN:
-            raise AttributeError(name)
-        made: Any = {} if name == "attributes" else []
-        setattr(self, name, made)
-        return made
-
-    @property
-    def traceparent(self) -> str:
-        """The header that makes somebody else's span a child of this one."""
-        return trace_context.traceparent(self.trace.trace_id, self.span_id, self.trace.sampled)
-
-    def child(self, name: str, kind: Kind = "internal") -> "Span | None":
-        """A further span, or None where nothing is recorded or the trace has as many as it may have."""
-        trace = self.trace
-        if not trace.recording:
-            return None
-        if len(trace.spans) >= MAX_SPANS:
-            trace.dropped += 1
-            return None
-        span = Span(trace, self, name, kind)
-        trace.spans.append(span)
-        return span
-
-    def end(self, error: str | None = None) -> None:
-        """Stop the clock; what went wrong first stays."""
-        self.ended_ns = now_ns()
-        self.error = self.error or error
+# What spans and traces have until it is written.
+_LATER: Final[dict[str, Callable[[], Any]]] = {
+    "attributes": dict,
+    "links": list,
+    "spans": list,
+    "dropped": int,
+    "dropped_links": int,
+    "kept": lambda: None,
+    "parent": lambda: None,
+    "request_id": lambda: None,
+    "tenant": lambda: None,
+    "wall_ns": lambda: wall_ns() - now_ns(),
+}

@@ -49,7 +49,7 @@ class Tracer:
 
     def __init__(
         self,
-        sink: Callable[[Span], None] | None = None,
+        sink: Callable[[Trace], None] | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - a tuple, which nobody can change
         on_drop: Callable[[str, int], None] = lambda reason, count: None,
     ) -> None:
@@ -69,29 +69,31 @@ class Tracer:
 
     def begin(
         self, name: str, kind: Kind = "internal", parent: Parent | None = None, scope: Any = None
-    ) -> Span:
+    ) -> Trace:
         """The running root of a new trace, of the request with this ASGI scope if of one."""
-        return Span(Trace(parent, self._threshold, self._sink is not None, scope), None, name, kind)
+        return Trace(name, kind, parent, self._threshold, self._sink is not None, scope)
 
-    def begin_for_others(self, name: str) -> Span:
+    def begin_for_others(self, name: str) -> Trace:
         """The root of work that several wait for: kept with any of them, or where it failed or was slow."""
-        trace = Trace(None, 0, self._sink is not None)
+        trace = Trace(name, "internal", None, 0, self._sink is not None, None)
         trace.shared = True
-        return Span(trace, None, name)
+        return trace
 
-    def verdict(self, root: Span) -> Reason | None:
-        """Why an ended trace is to be kept, or None where it is not."""
-        if not root.trace.recording:
-            return None
-        if root.error is not None:
-            return "error"
-        if root.trace.sampled:
-            return "head"
-        return "slow" if root.ended_ns - root.started_ns >= self._slow_ns else None
+    def verdict(self, trace: Trace) -> Reason | None:
+        """Why an ended trace is to be kept. Where it is not: None, and nothing more is recorded."""
+        if trace.recording:
+            if trace.error is not None:
+                return "error"
+            if trace.sampled:
+                return "head"
+            if trace.ended_ns - trace.started_ns >= self._slow_ns:
+                return "slow"
+        if not trace.shared:
+            trace.forget()
+        return None
 
-    def keep(self, root: Span, reason: Reason) -> None:
+    def keep(self, trace: Trace, reason: Reason) -> None:
         """Hand an ended trace, and what served it, to the exporter."""
-        trace = root.trace
         if trace.kept is not None or self._sink is None:
             return
         if reason != "linked" and not self._allowances[reason].spend():
@@ -101,10 +103,10 @@ class Tracer:
         trace.keep(reason)
         for span in trace.spans:
             # What still runs when its trace is over (a caller that gave up) ends with it.
-            span.ended_ns = span.ended_ns or max(root.ended_ns, span.started_ns)
+            span.ended_ns = span.ended_ns or max(trace.ended_ns, span.started_ns)
         self._keep_waits(trace)
         try:
-            self._sink(root)
+            self._sink(trace)
         except Exception:
             # Whatever is wrong with a sink, the request that brought the trace is answered all the same.
             log.exception("a trace was lost")
@@ -116,17 +118,15 @@ class Tracer:
                 trace.spans.append(Wait(*each).span())
             else:
                 trace.dropped += 1
-            self.keep(each[0].root, "linked")
+            self.keep(each[0].root.trace, "linked")
         trace.waits = None
 
-    def finish(self, root: Span, error: str | None = None) -> None:
+    def finish(self, trace: Trace, error: str | None = None) -> None:
         """End a trace and keep it where that is due."""
-        root.end(error)
-        reason = self.verdict(root)
+        trace.end(error)
+        reason = self.verdict(trace)
         if reason is not None:
-            self.keep(root, reason)
-        elif not root.trace.shared:
-            root.trace.forget()
+            self.keep(trace, reason)
 
 
 log = logging.getLogger(__name__)
@@ -236,8 +236,8 @@ def outgoing() -> dict[str, str]:
     span = _current.get()
     if span is not None:
         headers = {"traceparent": span.traceparent}
-        if span.trace.parent is not None and span.trace.parent.state:
-            headers["tracestate"] = span.trace.parent.state
+        if span.trace.remote is not None and span.trace.remote.state:
+            headers["tracestate"] = span.trace.remote.state
         return headers
     return _foreign()
 
