@@ -120,6 +120,15 @@ def test_batches_grow_and_shrink_towards_the_time_that_is_wanted() -> None:
     assert throttle.rows == 1000, "never above what the file says"
 
 
+def test_what_a_batch_takes_whatever_its_size_makes_none_smaller() -> None:
+    throttle = Throttle(Pace(share=0.5, batch_ms=20), 1000)
+    for _ in range(40):
+        rows_s = throttle.rows * 0.0001
+        pause_s = throttle.after(rows_s + 0.05, throttle.rows, rows_s)
+    assert 150 <= throttle.rows <= 250, "a distant server's commit takes 50 ms for any number of rows"
+    assert pause_s == pytest.approx(rows_s + 0.05), "but counts as work"
+
+
 def test_pauses_grow_while_rows_take_longer_than_before_and_shrink_again() -> None:
     throttle = Throttle(Pace(share=0.5, batch_ms=100), 100)
     calm = [throttle.after(0.01, 100) for _ in range(20)][-1]

@@ -38,6 +38,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr(spans, "now_ns", lambda: found.now)
+    monkeypatch.setattr(tracing, "now_ns", lambda: found.now)
     monkeypatch.setattr(sampling, "now_ns", lambda: found.now)
     monkeypatch.setattr(spans, "wall_ns", lambda: found.wall)
     return found
@@ -132,8 +133,7 @@ def test_work_for_others_is_kept_with_whom_it_served(kept: list[Span]) -> None:
     assert submit.attributes["ledger"] == 7
     assert submit.attributes["finflow.commands"] == 3
     assert submit.links == [(commit.trace.trace_id, commit.span_id, False)]
-    assert (loud.trace.trace_id, submit.span_id, False) in commit.links
-    assert len({span_id for _, span_id, _ in commit.links}) == 2
+    assert commit.links == [(loud.trace.trace_id, submit.span_id, False)], "of the other nothing is kept"
 
 
 def test_waiting_for_work_has_a_bound(kept: list[Span]) -> None:
@@ -153,7 +153,107 @@ def test_nobody_waits_for_work_after_its_trace_is_over(ratio: float) -> None:
     over, commit = tracer.begin("r"), tracer.begin_for_others("commit")
     tracer.finish(over)
     Work(commit, "submit", commit.started_ns, None).serve([(over, 0.0, 1)])
-    assert (over.trace.waits, commit.links) == (None, [])
+    assert (over.waits, commit.links) == ([], [])
+
+
+def request(**state: str) -> tracing.Scope:
+    """The ASGI scope of a request, as far as traces look at it."""
+    return {"method": "GET", "path": "/v1/x", "state": state}
+
+
+def ended(scope: tracing.Scope, error: str | None = None) -> Trace | None:
+    """What becomes of a request's trace at its end."""
+    trace = tracing.tracer().end_request(scope, spans.now_ns(), error)
+    reason = None if trace is None else tracing.tracer().verdict(trace)
+    if trace is not None and reason is not None:
+        tracing.tracer().keep(trace, reason)
+    return trace
+
+
+def test_a_request_has_no_trace_until_somebody_needs_one(clock: Clock, kept: list[Span]) -> None:
+    commit = tracing.tracer().begin_for_others("commit")
+    quiet, failed, slow = request(), request(request_id="req_2", tenant_id="ten_1"), request()
+    for scope in (quiet, failed, slow):
+        assert tracing.tracer().begin_request(scope, None) is scope
+    work = Work(commit, "submit", clock.now, None)
+    work.serve([(scope, clock.now / 1e9, 1) for scope in (quiet, failed, slow)])
+    assert (ended(quiet), ended(failed, "503")) == (None, kept[1])
+    clock.pass_(0.2)
+    assert ended(slow) == kept[2]
+    assert [root.trace.kept for root in kept] == ["linked", "error", "slow"]
+    assert kept[1].trace.common() == {"finflow.tenant.id": "ten_1", "finflow.request.id": "req_2"}
+    made = [(root.trace, root.trace.spans[0]) for root in kept[1:]]
+    assert all(span.name == "submit" and span.parent is trace for trace, span in made)
+    assert commit.links == [(trace.trace_id, span.span_id, False) for trace, span in made]
+    assert all(span.links == [(commit.trace_id, commit.span_id, False)] for _, span in made)
+
+
+def test_a_request_that_waits_often_says_how_much_it_left_out(kept: list[Span]) -> None:
+    scope, commit = request(), tracing.tracer().begin_for_others("commit")
+    tracing.tracer().begin_request(scope, None)
+    for _ in range(200):
+        Work(commit, "submit", commit.started_ns, None).serve([(scope, 0.0, 1)])
+    trace = ended(scope, "500")
+    assert trace is not None
+    assert (len(trace.spans), trace.dropped) == (tracing.MAX_SPANS, 200 - tracing.MAX_SPANS)
+
+
+def test_whoever_asks_for_the_span_of_a_request_gets_the_same_before_and_after(kept: list[Span]) -> None:
+    scope = request(request_id="req_1", tenant_id="ten_1")
+    token = tracing.enter(tracing.tracer().begin_request(scope, None))
+    found = tracing.current()
+    assert found is not None
+    with tracing.span("inner") as inner:
+        assert inner is not None
+        assert (inner.parent, inner.trace) == (found, found)
+    assert ended(scope) is found
+    assert kept == []
+    assert tracing.current() is found
+    assert tracing.start("too late") is None
+    tracing.leave(token)
+
+
+def test_a_request_that_is_over_has_ids_and_nothing_more(kept: list[Span]) -> None:
+    scope, commit = (
+        request(request_id="req_1", tenant_id="ten_1"),
+        tracing.tracer().begin_for_others("commit"),
+    )
+    token = tracing.enter(tracing.tracer().begin_request(scope, None))
+    assert ended(scope) is None
+    Work(commit, "submit", commit.started_ns, None).serve([(scope, 0.0, 1)])
+    found = tracing.current()
+    assert found is not None
+    assert (found.trace.request, found.trace.whose) == ("req_1", "ten_1")
+    assert (found.trace.recording, found.trace.waits, tracing.start("late")) == (False, [], None)
+    tracing.leave(token)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.01, 0.25, 0.5, 1.0])
+def test_the_dice_of_requests_choose_as_often_and_by_the_same_ids(ratio: float) -> None:
+    sampler = TraceIdRatioBased(ratio)
+    dice, throws = sampling.Dice(ratio), 20_000
+    chosen = [dice.chooses() for _ in range(throws)]
+    # Five standard deviations of a binomial count.
+    assert abs(sum(chosen) - throws * ratio) <= 5 * (throws * ratio * (1 - ratio)) ** 0.5
+    for each in sorted(set(chosen)) * 500:
+        trace_id, sampled = dice.of(each)
+        theirs = sampler.should_sample(None, trace_id, "r").decision is Decision.RECORD_AND_SAMPLE
+        assert (theirs, sampled) == (each, each)
+        assert 0 < trace_id < 1 << 128
+
+
+def test_requests_that_the_dice_choose_are_kept(clock: Clock) -> None:
+    roots: list[Span] = []
+    before = tracing.install(Tracer(roots.append, Sampling(ratio=1.0)))
+    try:
+        scope, commit = request(), tracing.tracer().begin_for_others("commit")
+        trace = tracing.tracer().begin_request(scope, None)
+        Work(commit, "submit", commit.started_ns, None).serve([(trace, 0.0, 1), (scope, 0.0, 1)])
+        assert ended(scope) is trace
+        assert [root.trace.kept for root in roots] == ["linked", "head"]
+        assert [span_id for _, span_id, _ in commit.links] == [span.span_id for span in roots[1].trace.spans]
+    finally:
+        tracing.install(before)
 
 
 def test_a_trace_has_a_bound(kept: list[Span]) -> None:
@@ -175,6 +275,16 @@ def test_requests_that_are_not_kept_leave_nothing_for_the_garbage_collector(kept
         tracing.leave(token)
         tracing.tracer().finish(root)
 
+    def answer(needed: bool) -> None:
+        scope, commit = request(), tracing.tracer().begin_for_others("commit")
+        token = tracing.enter(tracing.tracer().begin_request(scope, None))
+        Work(commit, "submit", commit.started_ns, None).serve([(scope, 0.0, 1)])
+        if needed:
+            with tracing.span("inner"):
+                pass
+        tracing.leave(token)
+        assert (ended(scope) is not None) is needed
+
     def alive() -> int:
         return sum(isinstance(each, Trace | Span) for each in gc.get_objects())
 
@@ -182,8 +292,9 @@ def test_requests_that_are_not_kept_leave_nothing_for_the_garbage_collector(kept
     gc.disable()
     try:
         before = alive()
-        for _ in range(100):
+        for number in range(100):
             handle()
+            answer(needed=number % 2 == 0)
         assert alive() <= before
     finally:
         gc.enable()

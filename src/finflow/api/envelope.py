@@ -16,6 +16,7 @@ from finflow.api.problems import problem
 from finflow.api.watching import Watch
 from finflow.kernel.errors import FinFlowError
 from finflow.telemetry import trace_context, tracing
+from finflow.telemetry.spans import BEGAN_NS
 from finflow.telemetry.trace_context import Parent
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,8 @@ class Envelope:
         scope.setdefault("state", {})["request_id"] = request_id
         header, method, watch = (b"x-request-id", request_id.encode()), scope.get("method"), self._watch
         said, status = _NOTHING, 0
-        root = watch.begin(scope, parent) if watch is not None else None
+        runs = watch.begin(scope, parent) if watch is not None else None
+        asked, error_name = scope, None
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
 
@@ -78,11 +80,11 @@ class Envelope:
                 return send(message)
             if method == "HEAD":
                 message = {**message, "body": b""}
-            if root is not None and not root.ended_ns and not message.get("more_body"):
-                self._watch.end(root, status)  # type: ignore[union-attr] # there is a root
+            if watch is not None and asked[BEGAN_NS] and not message.get("more_body"):
+                watch.end(asked, status, error_name)
             return send(message)
 
-        token = tracing.enter(root)
+        token = tracing.enter(runs)
         task = self._deadlines.enter()
         try:
             if self._door is not None:
@@ -95,8 +97,7 @@ class Envelope:
             await problem(error, request_id)(scope, receive, send_with_id)
         except (Exception, asyncio.CancelledError) as error:
             overdue = self._deadlines.ended(task)
-            if root is not None:
-                root.error = tracing.error_name(error)
+            error_name = tracing.error_name(error)
             if status or not (overdue or isinstance(error, Exception)):
                 raise
             code = "deadline_exceeded" if overdue else "internal"
@@ -106,8 +107,8 @@ class Envelope:
             self._deadlines.leave(task)
             if self._door is not None:
                 self._door.leave(scope)
-            if watch is not None and root is not None and not root.ended_ns:
-                watch.end(root, status)
+            if watch is not None and asked[BEGAN_NS]:
+                watch.end(asked, status, error_name)
             tracing.leave(token)
 
     def _said(self, headers: Any) -> tuple[str, Parent | None]:

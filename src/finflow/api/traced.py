@@ -8,7 +8,8 @@ import random
 from typing import Any, Final
 
 from finflow.telemetry import tracing
-from finflow.telemetry.tracing import Attributes, Trace
+from finflow.telemetry.spans import BEGAN_NS
+from finflow.telemetry.tracing import Attributes, Scope, Trace, Tracer
 
 access = logging.getLogger("finflow.access")
 
@@ -27,32 +28,33 @@ class RequestTraces:
         self._release = release
         self._access_ratio = access_ratio
 
-    def decide(self, trace: Trace, status: int) -> bool:
-        """A request was answered, with 0 not at all: keep its trace, or forget it. Whether it is kept."""
-        if status >= _FIRST_FAILURE and trace.error is None:
-            trace.error = str(status)
+    def end(self, scope: Scope, ended_ns: int, status: int, error: str | None) -> Trace | None:
+        """A request was answered, with 0 not at all: its trace, if it is kept."""
+        if error is None and status >= _FIRST_FAILURE:
+            error = str(status)
         if self._access_ratio:
-            self._log(trace, status)
+            self._log(scope, status, ended_ns - scope[BEGAN_NS], error)
         tracer = tracing.tracer()
+        trace = tracer.end_request(scope, ended_ns, error)
+        return None if trace is None else self._decide(tracer, trace, scope, status)
+
+    def _decide(self, tracer: Tracer, trace: Trace, scope: Scope, status: int) -> Trace | None:
         reason = tracer.verdict(trace)
         if reason is None:
-            return False
-        if reason == "head" and trace.remote is None and trace.scope["path"] in _PROBES:
+            return None
+        if reason == "head" and trace.remote is None and scope["path"] in _PROBES:
             trace.forget()
-            return False
-        trace.attributes.update(_attributes(trace.scope, status))
+            return None
+        trace.attributes.update(_attributes(scope, status))
         trace.attributes["finflow.release"] = self._release
         trace.name = _name(trace.attributes)
-        # Both are read from the scope while it is there.
-        trace.request_id, trace.tenant = trace.request, trace.whose
         tracer.keep(trace, reason)
-        return trace.kept is not None
+        return trace if trace.kept is not None else None
 
-    def _log(self, trace: Trace, status: int) -> None:
+    def _log(self, scope: Scope, status: int, took_ns: int, error: str | None) -> None:
         chosen = self._access_ratio >= 1 or random.random() < self._access_ratio  # noqa: S311 - a sample
-        if not chosen and trace.error is None:
+        if not chosen and error is None:
             return
-        scope = trace.scope
         access.info(
             "request",
             extra={
@@ -60,7 +62,7 @@ class RequestTraces:
                 "path": scope["path"][:_MAX_PATH],
                 "route": scope.get("path_template"),
                 "status": status,
-                "duration_ms": round((trace.ended_ns - trace.started_ns) / 1e6, 3),
+                "duration_ms": round(took_ns / 1e6, 3),
             },
         )
 

@@ -6,7 +6,6 @@ calls and objects for each request (docs/adr/0013).
 
 from collections.abc import Iterable
 from time import time
-from typing import Any
 
 from litestar.handlers import HTTPRouteHandler
 
@@ -14,8 +13,9 @@ from finflow.api.measured import RequestCounts
 from finflow.api.traced import RequestTraces
 from finflow.telemetry import instruments, tracing
 from finflow.telemetry.metrics import Histogram
+from finflow.telemetry.spans import BEGAN_NS
 from finflow.telemetry.trace_context import Parent
-from finflow.telemetry.tracing import Trace, now_ns
+from finflow.telemetry.tracing import Running, Scope, Trace, now_ns
 
 
 class Watch:
@@ -25,22 +25,23 @@ class Watch:
         self._counts = RequestCounts(handlers)
         self._traces = RequestTraces(release, access_ratio)
 
-    def begin(self, scope: Any, parent: Parent | None) -> Trace:
-        """The trace of a request, from now on."""
+    def begin(self, scope: Scope, parent: Parent | None) -> Running:
+        """A request from now on; what runs while it is answered."""
         instruments.active_requests.add(1.0)
-        return tracing.tracer().begin("request", "server", parent, scope)
+        return tracing.tracer().begin_request(scope, parent)
 
-    def end(self, trace: Trace, status: int) -> None:
+    def end(self, scope: Scope, status: int, error: str | None = None) -> None:
         """The last of an answer is about to be sent, or there will be none (status 0).
 
         Before it is sent: whoever has an answer was counted, even if we are killed now.
         """
-        trace.ended_ns = ended_ns = now_ns()
-        duration_s = (ended_ns - trace.started_ns) / 1e9
+        ended_ns = now_ns()
+        duration_s = (ended_ns - scope[BEGAN_NS]) / 1e9
         instruments.active_requests.add(-1.0)
-        series = self._counts.count(trace.scope, status, duration_s)
-        if self._traces.decide(trace, status):
-            _exemplify(series, duration_s, trace)
+        series = self._counts.count(scope, status, duration_s)
+        kept = self._traces.end(scope, ended_ns, status, error)
+        if kept is not None:
+            _exemplify(series, duration_s, kept)
 
 
 def _exemplify(series: Histogram, duration_s: float, trace: Trace) -> None:

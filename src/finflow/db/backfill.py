@@ -99,6 +99,7 @@ class Backfill:
         self._holder = new_holder()
         self._throttle = Throttle(pace, self._keyed.batch_rows)
         self._progress = Progress()
+        self._rows_s = 0.0
         self._doing = "begins"
         self._finished = False
         self._lag_at = 0.0
@@ -154,7 +155,7 @@ class Backfill:
             self._tell()
             await asyncio.sleep(0 if self._doing == steps.DONE else _WAIT_S)
             return self._doing
-        pause_s = self._throttle.after(batch_s, self._progress.rows - before)
+        pause_s = self._throttle.after(batch_s, self._progress.rows - before, self._rows_s)
         self._tell(batch_s, pause_s)
         await asyncio.sleep(pause_s)
         await self._rest_for_replicas()
@@ -171,10 +172,12 @@ class Backfill:
                 return steps.PAUSED
             if not row["free"]:
                 return "waits"
+            begun = monotonic()
             page = await self._range.page(self._connection, self._progress.last, self._throttle.rows)
             if page is None:
                 return await self._finish()
             changed = await self._execute(page)
+            self._rows_s = monotonic() - begun
             done = self._progress
             progress = Progress(page.last, done.rows + page.rows, done.changed + changed, done.batches + 1)
             await self._advance(progress)

@@ -51,11 +51,14 @@ class Throttle:
         self.pressure = 1.0
         self._row_s: deque[float] = deque(maxlen=_MEMORY)
 
-    def after(self, batch_s: float, rows: int) -> float:
-        """Takes in what a batch took and answers how many seconds to pause."""
+    def after(self, batch_s: float, rows: int, rows_s: float | None = None) -> float:
+        """Takes in what a batch took, and its rows of that, and answers how many seconds to pause.
+
+        What a batch takes whatever its size, as a distant server's commit, must not make it smaller.
+        """
         if rows > 0:
             self._judge(batch_s / rows)
-        self._resize(batch_s)
+        self._resize(batch_s if rows_s is None else rows_s)
         idle = batch_s * (1 / self.pace.share - 1)
         return min(_MAX_PAUSE_S, idle * self.pressure)
 
@@ -76,9 +79,9 @@ class Throttle:
         else:
             self.pressure = max(1.0, self.pressure * 0.8)
 
-    def _resize(self, batch_s: float) -> None:
+    def _resize(self, rows_s: float) -> None:
         wanted_s = self.pace.batch_ms / 1000
-        if batch_s > wanted_s * 1.25:
+        if rows_s > wanted_s * 1.25:
             self.rows = max(min(_MIN_ROWS, self.max_rows), int(self.rows * 0.7))
-        elif batch_s < wanted_s * 0.75:
+        elif rows_s < wanted_s * 0.75:
             self.rows = min(self.max_rows, int(self.rows * 1.2) + 1)

@@ -8,7 +8,7 @@ from finflow.ledger.book import Head, Record
 from finflow.ledger.commands import MOVES_MONEY, Request
 from finflow.ledger.save import Decided
 from finflow.ledger.traced import shared_root
-from finflow.telemetry.tracing import Span
+from finflow.telemetry.tracing import Running
 
 # Commands decided between two looks at the event loop: about a millisecond.
 SLICE: Final = 128
@@ -21,7 +21,7 @@ class Job(NamedTuple):
     atomic: bool
     reply: "asyncio.Future[list[Record]]"
     queued_s: float = 0.0
-    span: "Span | None" = None
+    caller: "Running | None" = None
 
     @property
     def whole(self) -> bool:

@@ -32,8 +32,8 @@ async def traced(writing: Coroutine[Any, Any, None], batch: "Batch", ledger_no: 
     # The batch was gathered while the one before was written; its own time begins with its first work.
     root.started_ns = min([tracing.now_ns(), *(span.started_ns for span in root.spans[:1])])
     # A ledger has one tenant, so whoever came first says whose lines and spans these are.
-    if batch.jobs and (first := batch.jobs[0].span) is not None:
-        root.tenant = first.trace.whose
+    if batch.jobs and (first := batch.jobs[0].caller) is not None:
+        root.tenant = tracing.tenant_of(first)
     token = tracing.enter(root)
     began_ns = tracing.now_ns()
     try:
@@ -52,7 +52,9 @@ def _join(root: Trace, batch: "Batch", ledger_no: int, began_ns: int, error: str
     """Both sides' links and numbers. The callers' tasks run only after this, so nobody ends too early."""
     work = Work(root, "ledger.submit", began_ns, error)
     work.attributes["finflow.ledger_no"] = ledger_no
-    work.serve([(job.span, job.queued_s, len(job.requests)) for job in batch.jobs if job.span is not None])
+    work.serve(
+        [(job.caller, job.queued_s, len(job.requests)) for job in batch.jobs if job.caller is not None]
+    )
     # Jobs stand in the order of their arrival.
     waited_s = max(0.0, began_ns / 1e9 - batch.jobs[0].queued_s) if batch.jobs else 0.0
     root.attributes.update(

@@ -27,7 +27,7 @@ from finflow.ledger.commands import Request
 from finflow.ledger.decider import ACQUIRE_TIMEOUT_S, Decider
 from finflow.ledger.replay import unjournaled
 from finflow.ledger.traced import traced
-from finflow.telemetry.tracing import current, detached, within
+from finflow.telemetry.tracing import detached, running, within
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class LedgerWriter:
     async def _enqueue(self, requests: list[Request], atomic: bool) -> list[Record]:
         reply: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
         self._keys.update([request.key for request in requests])
-        self._jobs.append(Job(requests, atomic, reply, perf_counter(), current()))
+        self._jobs.append(Job(requests, atomic, reply, perf_counter(), running()))
         self._wake.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(detached(self._run()), name=f"ledger-writer-{self._ledger_no}")

@@ -37,9 +37,7 @@ CONSTANT: Final = (
     Setting("checkpoint_timeout", "15min", "fewer checkpoints, so fewer full pages in the log"),
     Setting("checkpoint_completion_target", "0.9", "spreads a checkpoint's writes over the time it has"),
     Setting("wal_compression", "off", "measured: pglz halves the rows posted a second and saves no log"),
-    Setting(
-        "wal_init_zero", "off", "measured: a new log file of zeroes holds up every commit for 50 ms, each 16 MB"
-    ),
+    Setting("wal_init_zero", "off", "measured: a log file filled with zeroes holds up commits for 50 ms"),
     Setting("jit", "off", "compiling costs more than our short statements take"),
     Setting("autovacuum", "on", "freezes the insert-only tables and keeps their statistics"),
     Setting("timezone", "UTC", "times are UTC wherever they are kept"),

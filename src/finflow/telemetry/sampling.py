@@ -1,5 +1,8 @@
 """Which traces are kept, and up to how many: what watching may cost has a bound."""
 
+import math
+import random
+import sys
 import time
 from typing import Final, NamedTuple
 
@@ -7,7 +10,10 @@ from typing import Final, NamedTuple
 BURST_S: Final = 5.0
 _NS: Final = 1_000_000_000
 
+_HALF_ID: Final = 1 << 64
+
 now_ns: Final = time.monotonic_ns
+id_bits: Final = random.getrandbits
 
 
 class Sampling(NamedTuple):
@@ -42,3 +48,40 @@ class Allowance:
             return False
         self._left -= 1
         return True
+
+
+class Dice:
+    """Chooses so many of all traces, by their ids as OpenTelemetry's TraceIdRatioBased has it.
+
+    The lower half of an id decides, so that all processes that sample by the same ratio decide alike.
+    """
+
+    def __init__(self, ratio: float) -> None:
+        self._threshold = round(ratio * _HALF_ID)
+        self._none_of = math.log1p(-ratio) if ratio < 1 else -math.inf
+        self._left = self._draw()
+
+    def throw(self) -> tuple[int, bool]:
+        """An id, and whether it is chosen."""
+        made = id_bits(128) or 1
+        return made, made % _HALF_ID < self._threshold
+
+    def chooses(self) -> bool:
+        """Whether the next is chosen: as often as by `throw`, for a subtraction. `of` makes the id later."""
+        self._left -= 1
+        if self._left >= 0:
+            return False
+        self._left = self._draw()
+        return True
+
+    def of(self, chosen: bool) -> tuple[int, bool]:
+        """An id that is chosen, or one that is not."""
+        low, span = (0, self._threshold) if chosen else (self._threshold, _HALF_ID - self._threshold)
+        lower = low + random.randrange(max(1, span))  # noqa: S311 - an id, no secret
+        return (id_bits(64) << 64 | lower) or 1, chosen
+
+    def _draw(self) -> int:
+        """How many are let go before the next that is chosen: a geometric variate, by inversion."""
+        if not self._none_of:
+            return sys.maxsize
+        return int(math.log(1.0 - random.random()) / self._none_of)  # noqa: S311 - dice, no secret

@@ -1,9 +1,14 @@
-"""What a trace is made of while nobody knows whether it is kept: plain objects, soon forgotten."""
+"""What a trace is made of while nobody knows whether it is kept: plain objects, soon forgotten.
+
+Almost every request is let go without anybody having asked for its trace. So it has none at first: what runs
+is the request itself, its ASGI scope, with what concerns its trace noted in it; a tracer makes the trace when
+it is needed.
+"""
 
 import random
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from finflow.telemetry import trace_context
 from finflow.telemetry.trace_context import Parent
@@ -12,13 +17,10 @@ Kind = Literal["internal", "server", "client"]
 Value = str | int | float | bool
 Attributes = dict[str, Value]
 Reason = Literal["head", "error", "slow", "linked"]
+Scope = dict[str, Any]
 
 MAX_SPANS: Final = 128
 MAX_LINKS: Final = 128
-# As OpenTelemetry's TraceIdRatioBased has it: the lower half of the trace id decides, so that every
-# process which samples by the same ratio decides alike.
-DICE: Final = (1 << 64) - 1
-
 now_ns: Final = time.monotonic_ns
 wall_ns: Final = time.time_ns
 _id_bits: Final = random.getrandbits
@@ -27,17 +29,26 @@ _id_bits: Final = random.getrandbits
 # A span of another trace, by its numbers: trace, span, whether it was sampled. Pointing at it keeps nothing
 # of it in memory, and a plain tuple is made in a third of a named one's time.
 Link = tuple[int, int, bool]
+_64_BITS: Final = (1 << 64) - 1
 # What makes the ids of waits from their callers': odd multiples of the golden ratio, far from each other.
-_MIXES: Final = tuple(number * 0x9E3779B97F4A7C15 & DICE for number in range(1, MAX_SPANS + 1))
+_MIXES: Final = tuple(number * 0x9E3779B97F4A7C15 & _64_BITS for number in range(1, MAX_SPANS + 1))
 # What a trace that was forgotten has instead of its spans, never written to because it records nothing more.
 _FORGOTTEN: Final[list[Any]] = []
+
+
+# In the scope of a request: when it began, 0 once it is over; its trace, if it has one; until then what it
+# waited for, and how much of that found no room.
+BEGAN_NS: Final = "finflow.began_ns"
+TRACE: Final = "finflow.trace"
+WAITS: Final = "finflow.waits"
+DROPPED: Final = "finflow.dropped_waits"
 
 
 class Work:
     """What was done once for many: the root of its trace, and what every caller's span will say of it.
 
-    A caller's span of waiting is made only where its trace is kept. Until then it is a tuple on the trace,
-    and its number, made from the caller's, stands in the links of the work.
+    A caller's span of waiting is made only where its trace is kept; until then it is a tuple. Of the callers
+    the work's links name those that are known to be kept, because of the others there is nothing to find.
     """
 
     __slots__ = ("attributes", "began_ns", "ended_ns", "error", "name", "root")
@@ -51,51 +62,71 @@ class Work:
         # What is the same for all callers.
         self.attributes: Attributes = {}
 
-    def serve(self, callers: "Iterable[tuple[Span, float, int]]") -> None:
-        """The spans' tasks have waited for this work, each since a moment of the monotonic clock."""
-        links = []
+    def serve(self, callers: "Iterable[tuple[Running, float, int]]") -> None:
+        """The callers' tasks have waited for this work, each since a moment of the monotonic clock."""
         for caller, since_s, commands in callers:
-            trace = caller.trace
+            if isinstance(caller, dict):
+                span = caller.get(TRACE)
+                if span is None:
+                    self._note(caller, since_s, commands)
+                    continue
+            else:
+                span = caller
+            trace = span.trace
             if not trace.recording:
                 continue
             waits = trace.waits
-            if waits is None:
-                # As almost every request does, it waits once.
-                span_id = (caller.span_id ^ _MIXES[0]) or 1
-                trace.waits = [(self, caller, span_id, since_s, commands)]
-            elif len(waits) < MAX_SPANS:
-                span_id = (caller.span_id ^ _MIXES[len(waits)]) or 1
-                waits.append((self, caller, span_id, since_s, commands))
+            if len(waits) < MAX_SPANS:
+                waits.append((self, span, since_s, commands))
+                if trace.sampled:
+                    self.link(span, len(waits) - 1)
             else:
                 trace.dropped += 1
-                continue
-            links.append((trace.trace_id, span_id, trace.sampled))
-        room = MAX_LINKS - len(self.root.links)
-        self.root.links += links[:room]
-        self.root.dropped_links += len(links[room:])
+
+    def _note(self, scope: Scope, since_s: float, commands: int) -> None:
+        """A request without a trace has waited. What is over waits for nothing."""
+        waits = scope.get(WAITS)
+        if not scope[BEGAN_NS]:
+            return
+        if waits is None:
+            scope[WAITS] = [(self, None, since_s, commands)]
+        elif len(waits) < MAX_SPANS:
+            waits.append((self, None, since_s, commands))
+        else:
+            scope[DROPPED] = scope.get(DROPPED, 0) + 1
+
+    def link(self, caller: "Span", number: int) -> None:
+        """Name the span of this caller's waiting, its trace's so manieth."""
+        links, trace = self.root.links, caller.trace
+        made = (trace.trace_id, wait_id(caller, number), trace.sampled)
+        if len(links) < MAX_LINKS:
+            links.append(made)
+        else:
+            self.root.dropped_links += 1
 
 
-class Wait(NamedTuple):
-    """A caller's waiting for a work, as it is read when its trace is kept."""
+# A work, the span that waited for it (None for the request itself), since when, with how many commands.
+Wait = tuple[Work, "Span | None", float, int]
 
-    work: Work
-    caller: "Span"
-    span_id: int
-    since_s: float
-    commands: int
 
-    def span(self) -> "Span":
-        """The span that it becomes: from its arrival to the end of the work."""
-        work, root = self.work, self.work.root
-        made = Span(self.caller.trace, self.caller, work.name)
-        made.span_id, made.error = self.span_id, work.error
-        made.started_ns = min(int(self.since_s * 1e9), work.ended_ns)
-        made.ended_ns = work.ended_ns
-        waited_ns = max(0, work.began_ns - made.started_ns)
-        made.attributes.update({"finflow.queue_wait_ms": waited_ns / 1e6, "finflow.commands": self.commands})
-        made.attributes.update(work.attributes)
-        made.links.append((root.trace.trace_id, root.span_id, root.trace.sampled))
-        return made
+def wait_id(caller: "Span", number: int) -> int:
+    """The number of the span in which this caller waited, its trace's so manieth."""
+    return (caller.span_id ^ _MIXES[number]) or 1
+
+
+def wait_span(trace: "Trace", wait: Wait, number: int) -> "Span":
+    """The span that a caller's waiting becomes: from its arrival to the end of the work."""
+    work, caller, since_s, commands = wait
+    root = work.root
+    made = Span(trace, caller or trace, work.name)
+    made.span_id, made.error = wait_id(caller or trace, number), work.error
+    made.started_ns = min(int(since_s * 1e9), work.ended_ns)
+    made.ended_ns = work.ended_ns
+    waited_ns = max(0, work.began_ns - made.started_ns)
+    made.attributes.update({"finflow.queue_wait_ms": waited_ns / 1e6, "finflow.commands": commands})
+    made.attributes.update(work.attributes)
+    made.links.append((root.trace.trace_id, root.span_id, root.trace.sampled))
+    return made
 
 
 class Span:
@@ -178,6 +209,8 @@ class Trace(Span):
 
     # Children of the root, theirs included, in the order of their beginning.
     spans: list[Span]
+    # Works that served this trace, which must be kept where it is: the group commits of a request.
+    waits: list[Wait]
     dropped: int
     kept: Reason | None
     # What to add to the monotonic clock to get nanoseconds since the epoch, as it was when it was kept.
@@ -186,19 +219,23 @@ class Trace(Span):
     request_id: str | None
 
     def __init__(
-        self, name: str, kind: Kind, remote: Parent | None, threshold: int, recording: bool, scope: Any
+        self,
+        name: str,
+        kind: Kind,
+        remote: Parent | None,
+        chosen: tuple[int, bool],
+        recording: bool,
+        scope: Scope | None = None,
     ) -> None:
         self.name = name
         self.kind = kind
         # Whose span the root is a child of, in another process.
         self.remote = remote
-        self.trace_id = trace_id = remote.trace_id if remote else _id_bits(128) or 1
+        # Sampled: somebody upstream, or the dice, chose it at its beginning.
+        self.trace_id, self.sampled = chosen if remote is None else (remote.trace_id, remote.sampled)
         self.span_id = _id_bits(64) or 1
-        self.sampled = remote.sampled if remote else trace_id & DICE < threshold
         # Whether spans may still be added: not where nothing is kept, and not once that is decided.
         self.recording = recording
-        # Works that served this trace, which must be kept where it is: the group commits of a request.
-        self.waits: list[tuple[Work, Span, int, float, int]] | None = None
         # The ASGI scope while the request runs; gone at its end, so that a kept trace keeps no request.
         self.scope = scope
         # Done for requests that will only later know whether they are kept.
@@ -246,14 +283,23 @@ class Trace(Span):
         """It will be exported, for this reason."""
         self.kept = reason
         self.wall_ns = wall_ns() - now_ns()
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more is recorded; what is known from the request's scope is taken out of it."""
+        self.request_id, self.tenant = self.request, self.whose
         self.recording = False
         self.scope = None
 
     def forget(self) -> None:
         """Let go of everything but the numbers; called when the trace is exported, or will not be."""
-        self.spans = _FORGOTTEN
-        self.waits = self.scope = None
+        self.spans = self.waits = _FORGOTTEN
+        self.scope = None
         self.recording = False
+
+
+# What runs: a span, or a request of which nobody has needed a trace yet.
+Running = Span | Scope
 
 
 # What spans and traces have until it is written.
@@ -261,6 +307,7 @@ _LATER: Final[dict[str, Callable[[], Any]]] = {
     "attributes": dict,
     "links": list,
     "spans": list,
+    "waits": list,
     "dropped": int,
     "dropped_links": int,
     "kept": lambda: None,

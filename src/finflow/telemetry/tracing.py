@@ -17,28 +17,33 @@ from contextvars import ContextVar, Token
 from typing import Any, TypeVar
 
 from finflow.telemetry import trace_context
-from finflow.telemetry.sampling import Allowance, Sampling
+from finflow.telemetry.sampling import Allowance, Dice, Sampling
 from finflow.telemetry.spans import (
-    DICE,
+    BEGAN_NS,
+    DROPPED,
     MAX_SPANS,
+    TRACE,
+    WAITS,
     Attributes,
     Kind,
     Link,
     Reason,
+    Running,
+    Scope,
     Span,
     Trace,
     Value,
-    Wait,
     Work,
     now_ns,
+    wait_span,
 )
 from finflow.telemetry.trace_context import Parent
 
 # The room's door: what a trace is made of lies in spans.py, and is named here.
 __all__ = [
-    "MAX_SPANS", "Attributes", "Kind", "Link", "Span", "Trace", "Tracer", "Value", "Work", "current",
-    "detached", "enter", "error_name", "install", "leave", "now_ns", "outgoing", "root", "span", "start",
-    "tracer", "within",
+    "MAX_SPANS", "Attributes", "Kind", "Link", "Running", "Scope", "Span", "Trace", "Tracer", "Value", "Work",
+    "current", "detached", "enter", "error_name", "install", "leave", "now_ns", "outgoing", "root", "running",
+    "span", "start", "tenant_of", "tracer", "within",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -54,7 +59,7 @@ class Tracer:
         on_drop: Callable[[str, int], None] = lambda reason, count: None,
     ) -> None:
         self._sink = sink
-        self._threshold = round(sampling.ratio * (DICE + 1))
+        self._dice = Dice(sampling.ratio)
         self._slow_ns = int(sampling.slow_ms * 1_000_000)
         self._on_drop = on_drop
         self._allowances: dict[Reason, Allowance] = {
@@ -67,17 +72,53 @@ class Tracer:
     def recording(self) -> bool:
         return self._sink is not None
 
-    def begin(
-        self, name: str, kind: Kind = "internal", parent: Parent | None = None, scope: Any = None
-    ) -> Trace:
-        """The running root of a new trace, of the request with this ASGI scope if of one."""
-        return Trace(name, kind, parent, self._threshold, self._sink is not None, scope)
+    def begin(self, name: str, kind: Kind = "internal", parent: Parent | None = None) -> Trace:
+        """The running root of a new trace."""
+        return Trace(name, kind, parent, self._dice.throw(), self._sink is not None)
 
     def begin_for_others(self, name: str) -> Trace:
         """The root of work that several wait for: kept with any of them, or where it failed or was slow."""
-        trace = Trace(name, "internal", None, 0, self._sink is not None, None)
+        trace = Trace(name, "internal", None, self._dice.of(chosen=False), self._sink is not None)
         trace.shared = True
         return trace
+
+    def begin_request(self, scope: Scope, parent: Parent | None) -> Running:
+        """What runs while the request with this ASGI scope is answered: its trace, where that is kept for
+        certain; else the scope, until `trace_of` is asked.
+        """
+        scope[BEGAN_NS] = now_ns()
+        if parent is None and not self._dice.chooses():
+            return scope
+        chosen = (0, False) if parent is not None else self._dice.of(chosen=True)
+        return self._of_request(scope, parent, chosen)
+
+    def trace_of(self, scope: Scope) -> Trace:
+        """The trace of a request that began. Where it is over, the trace is good for its ids alone."""
+        trace: Trace | None = scope.get(TRACE)
+        return trace if trace is not None else self._of_request(scope, None, self._dice.of(chosen=False))
+
+    def _of_request(self, scope: Scope, parent: Parent | None, chosen: tuple[int, bool]) -> Trace:
+        began_ns = scope[BEGAN_NS]
+        trace = Trace("request", "server", parent, chosen, self._sink is not None, scope)
+        scope[TRACE] = trace
+        trace.started_ns = began_ns
+        if WAITS in scope:
+            trace.waits, trace.dropped = scope.pop(WAITS), scope.pop(DROPPED, 0)
+        if not began_ns:
+            trace.close()
+        return trace
+
+    def end_request(self, scope: Scope, ended_ns: int, error: str | None) -> Trace | None:
+        """A request is over: its trace, if it is to be looked at, because somebody needed one or now does."""
+        found: Trace | None = scope.get(TRACE)
+        if found is None:
+            took_ns = ended_ns - scope[BEGAN_NS]
+            if self._sink is not None and (error is not None or took_ns >= self._slow_ns):
+                found = self.trace_of(scope)
+        scope[BEGAN_NS] = 0
+        if found is not None:
+            found.ended_ns, found.error = ended_ns, error
+        return found
 
     def verdict(self, trace: Trace) -> Reason | None:
         """Why an ended trace is to be kept. Where it is not: None, and nothing more is recorded."""
@@ -113,13 +154,17 @@ class Tracer:
 
     def _keep_waits(self, trace: Trace) -> None:
         """Make spans of what the trace waited for, as far as there is room, and keep that work with it."""
-        for each in trace.waits or ():
+        for number, each in enumerate(trace.waits):
+            work, caller = each[0], each[1] or trace
+            if not trace.sampled:
+                # Those that were chosen at their beginning have their links already.
+                work.link(caller, number)
             if len(trace.spans) < MAX_SPANS:
-                trace.spans.append(Wait(*each).span())
+                trace.spans.append(wait_span(trace, each, number))
             else:
                 trace.dropped += 1
-            self.keep(each[0].root.trace, "linked")
-        trace.waits = None
+            self.keep(work.root.trace, "linked")
+        trace.waits = []
 
     def finish(self, trace: Trace, error: str | None = None) -> None:
         """End a trace and keep it where that is due."""
@@ -131,7 +176,7 @@ class Tracer:
 
 log = logging.getLogger(__name__)
 
-_current: ContextVar[Span | None] = ContextVar("finflow_span", default=None)
+_current: ContextVar[Running | None] = ContextVar("finflow_span", default=None)
 _tracer: Tracer = Tracer()
 
 
@@ -148,23 +193,37 @@ def install(new: Tracer) -> Tracer:
 
 
 def current() -> Span | None:
-    """The span that runs in this context."""
+    """The span that runs in this context; a request's trace is made for it."""
+    found = _current.get()
+    return _tracer.trace_of(found) if isinstance(found, dict) else found
+
+
+def running() -> Running | None:
+    """What runs in this context: a span, or a request of which nobody has needed a trace yet."""
     return _current.get()
 
 
-def enter(span: Span | None) -> Token[Span | None]:
-    """Make a span the current one until `leave`."""
-    return _current.set(span)
+def tenant_of(found: Running) -> str | None:
+    """Whose it is, as soon as whoever checked the caller knows it."""
+    if not isinstance(found, dict):
+        return found.trace.whose
+    tenant: str | None = (found.get("state") or {}).get("tenant_id")
+    return tenant
 
 
-def leave(token: Token[Span | None]) -> None:
-    """The span before is the current one again."""
+def enter(what: Running | None) -> Token[Running | None]:
+    """Make this what runs until `leave`."""
+    return _current.set(what)
+
+
+def leave(token: Token[Running | None]) -> None:
+    """What ran before runs again."""
     _current.reset(token)
 
 
 def start(name: str, kind: Kind = "internal") -> Span | None:
     """A child of the current span that the caller ends; None where nothing is recorded."""
-    parent = _current.get()
+    parent = current() if _tracer.recording else None
     return None if parent is None else parent.child(name, kind)
 
 
@@ -206,7 +265,7 @@ def root(name: str, kind: Kind = "internal", **attributes: Value) -> Iterator[Sp
         _tracer.finish(made)
 
 
-async def within(span: Span | None, work: Coroutine[Any, Any, T]) -> T:
+async def within(span: Running | None, work: Coroutine[Any, Any, T]) -> T:
     """Await something as part of a span."""
     token = enter(span)
     try:
@@ -233,7 +292,7 @@ def outgoing() -> dict[str, str]:
     A program that uses our client and OpenTelemetry has its span in OpenTelemetry's context. It is looked
     for only where that is loaded already.
     """
-    span = _current.get()
+    span = current()
     if span is not None:
         headers = {"traceparent": span.traceparent}
         if span.trace.remote is not None and span.trace.remote.state:
