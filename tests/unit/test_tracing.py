@@ -10,6 +10,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from finflow.api.traced import RequestTraces
 from finflow.kernel.errors import FinFlowError
 from finflow.telemetry import sampling, spans, trace_context, tracing
 from finflow.telemetry.otlp import frame_of, resource_of, spans_of
@@ -163,10 +164,12 @@ def request(**state: str) -> tracing.Scope:
 
 def ended(scope: tracing.Scope, error: str | None = None) -> Trace | None:
     """What becomes of a request's trace at its end."""
-    trace = tracing.tracer().end_request(scope, spans.now_ns(), error)
-    reason = None if trace is None else tracing.tracer().verdict(trace)
-    if trace is not None and reason is not None:
-        tracing.tracer().keep(trace, reason)
+    traces, took_ns, status = RequestTraces("1"), spans.now_ns() - scope[spans.BEGAN_NS], int(error or 200)
+    if traces.lets_go(scope, status, took_ns, error):
+        scope[spans.BEGAN_NS] = 0
+        return None
+    traces.end(scope, spans.now_ns(), status, error)
+    trace: Trace = scope[spans.TRACE]
     return trace
 
 

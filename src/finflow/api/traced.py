@@ -8,7 +8,7 @@ import random
 from typing import Any, Final
 
 from finflow.telemetry import tracing
-from finflow.telemetry.spans import BEGAN_NS
+from finflow.telemetry.spans import BEGAN_NS, TRACE
 from finflow.telemetry.tracing import Attributes, Scope, Trace, Tracer
 
 access = logging.getLogger("finflow.access")
@@ -28,6 +28,16 @@ class RequestTraces:
         self._release = release
         self._access_ratio = access_ratio
 
+    def lets_go(self, scope: Scope, status: int, took_ns: int, error: str | None) -> bool:
+        """Whether nobody needed a request's trace, and nobody will: so it is with almost every one."""
+        return (
+            TRACE not in scope
+            and status < _FIRST_FAILURE
+            and error is None
+            and took_ns < tracing.tracer().slow_ns
+            and not self._access_ratio
+        )
+
     def end(self, scope: Scope, ended_ns: int, status: int, error: str | None) -> Trace | None:
         """A request was answered, with 0 not at all: its trace, if it is kept."""
         if error is None and status >= _FIRST_FAILURE:
@@ -35,8 +45,7 @@ class RequestTraces:
         if self._access_ratio:
             self._log(scope, status, ended_ns - scope[BEGAN_NS], error)
         tracer = tracing.tracer()
-        trace = tracer.end_request(scope, ended_ns, error)
-        return None if trace is None else self._decide(tracer, trace, scope, status)
+        return self._decide(tracer, tracer.end_request(scope, ended_ns, error), scope, status)
 
     def _decide(self, tracer: Tracer, trace: Trace, scope: Scope, status: int) -> Trace | None:
         reason = tracer.verdict(trace)

@@ -36,12 +36,15 @@ class Watch:
         Before it is sent: whoever has an answer was counted, even if we are killed now.
         """
         ended_ns = now_ns()
-        duration_s = (ended_ns - scope[BEGAN_NS]) / 1e9
+        took_ns = ended_ns - scope[BEGAN_NS]
         instruments.active_requests.add(-1.0)
-        series = self._counts.count(scope, status, duration_s)
+        series = self._counts.count(scope, status, took_ns / 1e9)
+        if self._traces.lets_go(scope, status, took_ns, error):
+            scope[BEGAN_NS] = 0
+            return
         kept = self._traces.end(scope, ended_ns, status, error)
         if kept is not None:
-            _exemplify(series, duration_s, kept)
+            _exemplify(series, took_ns / 1e9, kept)
 
 
 def _exemplify(series: Histogram, duration_s: float, trace: Trace) -> None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COMPLAIN_EVERY_S: Final = 60.0
-# Between two traces made into spans: long enough for the requests' thread to take over.
+# Spans are made for so long at a time; then comes a rest in which the requests' thread takes over.
+_WORK_S: Final = 0.0002
 _REST_S: Final = 0.0005
 
 OnCount = Callable[[str, int], None]
@@ -130,7 +131,7 @@ class Exporter:
         from finflow.telemetry.otlp import Encoded
 
         assert self._frame is not None, "start() made it"
-        batch, count = [], 0
+        batch, count, rest_at_s = [], 0, monotonic() + _WORK_S
         while self._queue and count < self._settings.max_batch:
             trace = self._queue.popleft()
             size = len(trace.spans) + 1
@@ -138,7 +139,9 @@ class Exporter:
             count += size
             batch.append(encode(trace))
             trace.forget()
-            sleep(_REST_S)
+            if monotonic() >= rest_at_s:
+                sleep(_REST_S)
+                rest_at_s = monotonic() + _WORK_S
         return Encoded(self._frame.around(b"".join(batch)), count)
 
     def _export(self, batch: "Encoded") -> None:

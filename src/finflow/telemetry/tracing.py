@@ -60,7 +60,8 @@ class Tracer:
     ) -> None:
         self._sink = sink
         self._dice = Dice(sampling.ratio)
-        self._slow_ns = int(sampling.slow_ms * 1_000_000)
+        # From how many nanoseconds on a trace is kept for that alone.
+        self.slow_ns = int(sampling.slow_ms * 1_000_000) if sink is not None else sys.maxsize
         self._on_drop = on_drop
         self._allowances: dict[Reason, Allowance] = {
             "head": Allowance(sampling.head_per_s),
@@ -108,17 +109,12 @@ class Tracer:
             trace.close()
         return trace
 
-    def end_request(self, scope: Scope, ended_ns: int, error: str | None) -> Trace | None:
-        """A request is over: its trace, if it is to be looked at, because somebody needed one or now does."""
-        found: Trace | None = scope.get(TRACE)
-        if found is None:
-            took_ns = ended_ns - scope[BEGAN_NS]
-            if self._sink is not None and (error is not None or took_ns >= self._slow_ns):
-                found = self.trace_of(scope)
+    def end_request(self, scope: Scope, ended_ns: int, error: str | None) -> Trace:
+        """The ended trace of a request that somebody needed one of, or that failed or was slow."""
+        trace = self.trace_of(scope)
+        trace.ended_ns, trace.error = ended_ns, error
         scope[BEGAN_NS] = 0
-        if found is not None:
-            found.ended_ns, found.error = ended_ns, error
-        return found
+        return trace
 
     def verdict(self, trace: Trace) -> Reason | None:
         """Why an ended trace is to be kept. Where it is not: None, and nothing more is recorded."""
@@ -127,7 +123,7 @@ class Tracer:
                 return "error"
             if trace.sampled:
                 return "head"
-            if trace.ended_ns - trace.started_ns >= self._slow_ns:
+            if trace.ended_ns - trace.started_ns >= self.slow_ns:
                 return "slow"
         if not trace.shared:
             trace.forget()
