@@ -15,6 +15,7 @@ if not __package__:
 
 import argparse
 import asyncio
+import os
 import re
 import shutil
 import tempfile
@@ -98,6 +99,13 @@ async def measure(rounds: int, seconds: int) -> dict[str, Any]:
             return await _measure(stack, tenant, ledger_id, (str(listing), str(bearer)), rounds, seconds)
 
 
+def schedule(stack: Stack, policy: int) -> None:
+    """Have the kernel schedule all threads of the workers so."""
+    for pid in stack.worker_pids:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setscheduler(int(thread.name), policy, os.sched_param(0))
+
+
 def write_load(listing: Path, accounts: list[str], bearer: Path, token: str) -> None:
     """What the script reads: accounts, one a line, and the header that says who asks."""
     listing.write_text("\n".join(accounts) + "\n")
@@ -109,6 +117,7 @@ async def _measure(
 ) -> dict[str, Any]:
     before = (await tenant.trial_balance(ledger_id)).seq
     posts: list[dict[str, float]] = []
+    ordinary: list[dict[str, float]] = []
     empties: list[dict[str, float]] = []
     listing, bearer = files
 
@@ -118,16 +127,23 @@ async def _measure(
     await posting("warm", max(2, seconds // 3))
     for number in range(rounds):
         posts.append(await posting(f"run{number}", seconds))
+        # The same with workers whose threads interrupt whoever runs, as Linux has it without being asked.
+        schedule(stack, os.SCHED_OTHER)
+        ordinary.append(await posting(f"ordinary{number}", seconds))
+        schedule(stack, os.SCHED_BATCH)
         empties.append(await wrk(f"{stack.url}/healthz", EMPTY, max(2, seconds // 3)))
     rss = max(psutil.Process(pid).memory_info().rss for pid in stack.worker_pids) / 2**20
     after = await tenant.trial_balance(ledger_id)
-    answered = int(sum(run["requests"] for run in posts))
+    answered = int(sum(run["requests"] for run in posts + ordinary))
     return {
         "requests_per_s": round(median([run["per_s"] for run in posts])),
         "p50_ms": median([run["p50_ms"] for run in posts]),
         "p99_ms": median([run["p99_ms"] for run in posts]),
         "p999_ms": median([run["p999_ms"] for run in posts]),
-        "errors": int(sum(run["errors"] for run in posts)),
+        "errors": int(sum(run["errors"] for run in posts + ordinary)),
+        "batch_to_ordinary_scheduling": median(
+            [p["per_s"] / o["per_s"] for p, o in zip(posts, ordinary, strict=True)]
+        ),
         "empty_route_per_s": round(median([run["per_s"] for run in empties])),
         "empty_route_ratio": median([p["per_s"] / e["per_s"] for p, e in zip(posts, empties, strict=True)]),
         "worker_rss_mb": round(rss, 1),
