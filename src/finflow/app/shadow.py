@@ -36,6 +36,7 @@ from finflow.shadow.service import ShadowSettings, shadowing
 from finflow.stack import clone, processes
 from finflow.stack.folder import DataFolder, folder_error
 from finflow.stack.postgres import EmbeddedPostgres
+from finflow.stack.scheduling import interrupt_nobody
 
 LIVE_URL: Final = "FINFLOW_SHADOW_LIVE_URL"
 CLONE_URL: Final = "FINFLOW_SHADOW_CLONE_URL"
@@ -307,6 +308,7 @@ def main(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int:
     """Replays in a folder until SIGTERM. What ends it otherwise stands in the last line of its log."""
     folder = ShadowFolder(Path(arguments[0]))
     os.nice(NICENESS)
+    interrupt_nobody()
 
     async def until_told() -> None:
         stopping, loop = asyncio.Event(), asyncio.get_running_loop()

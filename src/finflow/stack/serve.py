@@ -6,11 +6,9 @@ when one worker dies twice within seconds. Settings and secrets come by the envi
 """
 
 import importlib
-import os
 import resource
 import signal
 import sys
-from contextlib import suppress
 from typing import Any, Final
 
 from granian import Granian
@@ -19,6 +17,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from finflow.stack.enter import die_with_parent
+from finflow.stack.scheduling import interrupt_nobody
 
 _BACKLOG: Final = 4096
 # Connections that one worker holds, idle ones too; further ones wait in the backlog. What a tenant may
@@ -35,20 +34,9 @@ _HEADERS_TIMEOUT_MS: Final = 10_000
 def load(target: str) -> Any:
     """The ASGI application of "package.module:name". Runs in the worker, which ends when granian does."""
     die_with_parent(signal.SIGTERM)
-    _work_in_batches()
+    interrupt_nobody()
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
-
-
-def _work_in_batches() -> None:
-    """Ask the kernel not to interrupt whoever runs each time a thread of ours wakes up.
-
-    A worker has a thread for connections and one for requests, and each message between them would take the
-    processor from the other one, or from PostgreSQL, to do a few microseconds' work. Under load that was a
-    sixth of the throughput; an idle processor is taken at once either way. Threads made later do the same.
-    """
-    with suppress(AttributeError, OSError):  # not Linux, or forbidden: it is slower then
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def main(target: str, host: str, port: str) -> None:
