@@ -40,7 +40,7 @@ from finflow.stack.scheduling import interrupt_nobody
 
 LIVE_URL: Final = "FINFLOW_SHADOW_LIVE_URL"
 CLONE_URL: Final = "FINFLOW_SHADOW_CLONE_URL"
-NICENESS: Final = 10
+NICENESS: Final = 15
 _STOP_TIMEOUT_S: Final = 60.0
 _GRACE_S: Final = 10.0
 _POLL_S: Final = 0.1
