@@ -36,7 +36,7 @@ from finflow.shadow.service import ShadowSettings, shadowing
 from finflow.stack import clone, processes
 from finflow.stack.folder import DataFolder, folder_error
 from finflow.stack.postgres import EmbeddedPostgres
-from finflow.stack.scheduling import interrupt_nobody
+from finflow.stack.scheduling import give_way
 
 LIVE_URL: Final = "FINFLOW_SHADOW_LIVE_URL"
 CLONE_URL: Final = "FINFLOW_SHADOW_CLONE_URL"
@@ -307,8 +307,7 @@ async def _mark(folder: ShadowFolder, clone_url: str) -> None:
 def main(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int:
     """Replays in a folder until SIGTERM. What ends it otherwise stands in the last line of its log."""
     folder = ShadowFolder(Path(arguments[0]))
-    os.nice(NICENESS)
-    interrupt_nobody()
+    give_way(NICENESS)
 
     async def until_told() -> None:
         stopping, loop = asyncio.Event(), asyncio.get_running_loop()

@@ -118,9 +118,10 @@ class _Movement(msgspec.Struct, frozen=True):
     open: bool
 
 
-class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False, order=True):
+    place: int
     account_no: int
-    created_at: dt.datetime
+    created_us: int
     exponent: int
     normal: int
     version: int
@@ -194,7 +195,7 @@ def _transaction(found: _Transaction, places: dict[int, str]) -> AuditTransactio
     return AuditTransaction(
         None if refused else ids.mint("txn", at, found.ledger_no, found.seq),
         places[found.ledger_no], found.seq, found.kind, found.recorded_at, found.code,
-        [_entry(each, found.ledger_no) for each in found.entries or ()],
+        [_entry(each, found.ledger_no) for each in sorted(found.entries or ())],
     )  # fmt: skip
 
 
@@ -204,7 +205,7 @@ def _entry(found: _Entry, ledger_no: int) -> AuditEntry:
 
     signed = found.amount or found.held
     return AuditEntry(
-        ids.mint("acc", to_micros(found.created_at), ledger_no, found.account_no),
+        ids.mint("acc", found.created_us, ledger_no, found.account_no),
         "debit" if signed > 0 else "credit", text(abs(found.amount)), text(abs(found.held)),
         found.version, text(found.normal * found.posted),
     )  # fmt: skip

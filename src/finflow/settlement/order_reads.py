@@ -19,11 +19,11 @@ VIEWS: Final = f"""
 select o.*, {_STATUS} as status, coalesce(j.code, p.code) as code, j.seq as pay_seq,
        j.recorded_at as pay_at, r.seq as end_seq, r.recorded_at as end_at, z.seq as return_seq,
        z.recorded_at as return_at, a.created_at as payer_at, b.created_at as payee_at,
-       x.name as payer, y.name as payee, c.opened_at as cycle_opened_at
+       x.name as payer, y.name as payee, c.opened_at as cycle_opened_at{{also}}
   from ({{orders}}) o
   {HERE} {THERE}
   left join lateral (
-      select seq, recorded_at from journal
+      select seq, recorded_at, kind, legs from journal
        where ledger_no = o.ledger_no and target = r.seq and code is null offset 0
   ) z on true
   cross join lateral (
@@ -44,21 +44,24 @@ select o.*, {_STATUS} as status, coalesce(j.code, p.code) as code, j.seq as pay_
 """  # noqa: S608 # constants of this file
 _BY_NUMBER: Final = (
     VIEWS.format(
-        orders="select * from settlement_orders where ledger_no = $1 and order_no = any($2::bigint[])"
+        orders="select * from settlement_orders where ledger_no = $1 and order_no = any($2::bigint[])",
+        also="",
     )
     + _IN_ORDER
 )
 _PAGE: Final = (
     VIEWS.format(
         orders="""select * from settlement_orders
-     where ledger_no = $1 and order_no > $2 order by order_no limit $3"""
+     where ledger_no = $1 and order_no > $2 order by order_no limit $3""",
+        also="",
     )
     + _IN_ORDER
 )
 _PAGE_OF_CYCLE: Final = (
     VIEWS.format(
         orders="""select * from settlement_orders
-     where ledger_no = $1 and order_no > $2 and cycle_no = $4 order by order_no limit $3"""
+     where ledger_no = $1 and order_no > $2 and cycle_no = $4 order by order_no limit $3""",
+        also="",
     )
     + _IN_ORDER
 )

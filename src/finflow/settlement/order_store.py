@@ -31,11 +31,11 @@ select o.* from unnest($2::integer[], $3::text[]) as wanted (payer_no, end_to_en
 # each up, where a join might read all of a journal that it thinks is small. The key is order_key's.
 _OUTCOME: Final = """
   left join lateral (
-      select seq, recorded_at, kind, code from journal
+      select seq, recorded_at, kind, code, legs from journal
        where ledger_no = {ledger} and key = '§order:' || o.ledger_no || '.' || o.order_no || ':pay' offset 0
   ) {pay} on true
   left join lateral (
-      select seq, recorded_at, kind from journal
+      select seq, recorded_at, kind, legs from journal
        where ledger_no = {ledger} and target = {pay}.seq and code is null offset 0
   ) {end} on true
 """
