@@ -1,13 +1,16 @@
 """What telemetry costs: an observation, a scrape, and all of it at the HTTP benchmark, on against off.
 
 `python -m bench.telemetry [--json] [--keep] [--short]`. Microseconds are the best of several rounds, beside
-prometheus_client in the same run. The HTTP part runs two stacks side by side, one of them bench.bare without
+prometheus_client in the same run. The HTTP part runs stacks side by side, half of them bench.bare without
 anything that watches it, and posts to them in turn with wrk; `on` counts, traces to a receiver that takes
-everything, and logs. Without wrk that part is left out, and the result says so.
+everything, and logs. There are several of each, because where a process happens to lie in memory makes it up
+to a twentieth faster or slower for as long as it lives. Without wrk that part is left out, and the result
+says so.
 """
 
 import argparse
 import asyncio
+import itertools
 import random
 import shutil
 import tempfile
@@ -38,6 +41,8 @@ SERIES = 10_000
 PROCESSES = 2
 # Posts a second, and as many reads, where latency is measured without a queue.
 PACED_PER_S = 150
+# Of each kind.
+STACKS = 2
 ROOT = Path(__file__).parents[1]
 
 
@@ -112,8 +117,8 @@ def _counted(folder: Path, number: int) -> Registry:
 # --- all of it, at the HTTP benchmark ---
 
 
-async def http(rounds: int, seconds: int) -> dict[str, Any]:
-    """Posts to a stack that is watched and to one that is not, in turn: as many as it takes, and at a rate.
+async def http(rounds: int, seconds: int, pairs: int = STACKS) -> dict[str, Any]:
+    """Posts to stacks that are watched and to some that are not, in turn: as many as it takes, and at a rate.
 
     At full speed a quantile of latency is a queue's length over the throughput, and says the same once more.
     What watching adds to an answer shows where nobody queues: posts and reads at a fixed rate.
@@ -127,25 +132,28 @@ async def http(rounds: int, seconds: int) -> dict[str, Any]:
         }
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
         paced: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
-        customers: dict[str, Customer] = {}
-        posts: dict[str, Callable[[int, str], Any]] = {}
-        for name, (target, environment) in variants.items():
+        customers: dict[tuple[str, int], Customer] = {}
+        posts: dict[tuple[str, int], Callable[[int, str], Any]] = {}
+        for name, pair in itertools.product(variants, range(pairs)):
+            target, environment = variants[name]
+            data = folder / f"{name}{pair}"
             settings = StackSettings(
-                data=folder / name, workers=WORKERS, port=0, target=target,
-                environment=OUT_OF_REACH | environment | {"FINFLOW_DATA": str(folder / name)},
+                data=data, workers=WORKERS, port=0, target=target,
+                environment=OUT_OF_REACH | environment | {"FINFLOW_DATA": str(data)},
             )  # fmt: skip
             stack = await stacks.enter_async_context(running(settings))
-            posts[name] = await _poster(stack, folder / f"{name}.accounts")
-            customers[name] = await stacks.enter_async_context(_customer(stack))
-            await posts[name](max(2, seconds // 2), "warm")
+            posts[name, pair] = await _poster(stack, data.with_suffix(".accounts"))
+            customers[name, pair] = await stacks.enter_async_context(_customer(stack))
+            await posts[name, pair](max(2, seconds // 2), "warm")
         rng = random.Random(1993)
-        for number in range(rounds):
+        for number, pair in itertools.product(range(rounds), range(pairs)):
             # Which goes first changes, so that neither always follows the other.
-            for name in sorted(variants, reverse=bool(number % 2)):
-                runs[name].append(await posts[name](seconds, f"run{number}"))
-            for name in sorted(variants, reverse=bool(number % 2)):
-                paced[name].append(await stretch([customers[name]], seconds, rng, PACED_PER_S))
-    return _compared(runs) | _compared_paced(paced)
+            order = sorted(variants, reverse=bool(number % 2))
+            for name in order:
+                runs[name].append(await posts[name, pair](seconds, f"run{number}"))
+            for name in order:
+                paced[name].append(await stretch([customers[name, pair]], seconds, rng, PACED_PER_S))
+    return _compared(runs) | _compared_paced(paced) | {"http_stacks_of_each": pairs}
 
 
 @asynccontextmanager
@@ -241,8 +249,8 @@ def main() -> None:
     if shutil.which("wrk") is None:
         figures["http_skipped"] = "wrk is not installed"
     else:
-        rounds, seconds = (1, 3) if options.short else (6, 6)
-        figures |= uvloop.run(http(rounds, seconds))
+        rounds, seconds, pairs = (1, 3, 1) if options.short else (4, 5, STACKS)
+        figures |= uvloop.run(http(rounds, seconds, pairs))
     report("telemetry", figures, seed=1993, as_json=options.json, keep=options.keep)
 
 
