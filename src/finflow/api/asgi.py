@@ -40,6 +40,7 @@ from finflow.api.metrics_page import Exposed
 from finflow.api.problems import on_error
 from finflow.api.state import Services
 from finflow.api.watching import Watch
+from finflow.kernel.tasks import is_cancelled
 from finflow.settlement.worker import Worker
 from finflow.telemetry.exposition import Exposition
 
@@ -161,19 +162,13 @@ def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsync
 
 async def _keep(name: str, work: Callable[[], Awaitable[None]], again_in_s: float) -> None:
     """Do this again and again until cancelled, whatever it runs into."""
-    while not _cancelled():
+    while not is_cancelled():
         try:
             await work()
         except Exception:
             log.exception("%s broke off", name, extra={"again_in_s": again_in_s})
-        if not _cancelled():
+        if not is_cancelled():
             await asyncio.sleep(again_in_s)
-
-
-def _cancelled() -> bool:
-    """Whether this task has been asked to stop: a task group that fails at that very moment swallows it."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def from_environment() -> Exposed | Forwarded:

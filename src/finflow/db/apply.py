@@ -18,6 +18,7 @@ import asyncpg
 from finflow.db import steps
 from finflow.db.phases import Migration
 from finflow.kernel.errors import FinFlowError
+from finflow.kernel.tasks import is_cancelled
 from finflow.telemetry import tracing
 
 T = TypeVar("T")
@@ -134,7 +135,7 @@ async def rehearsal(connection: "asyncpg.Connection[Any]") -> AsyncIterator[None
 async def guarded(name: str, work: Awaitable[T], passing: tuple[type[Exception], ...] = RETRYABLE) -> T:
     """Awaits the work of a step; what the server says against it becomes an error of the catalogue."""
     try:
-        return await work
+        return await interruptible(work)
     except passing:
         raise
     except asyncpg.DiskFullError as error:
@@ -147,6 +148,20 @@ async def guarded(name: str, work: Awaitable[T], passing: tuple[type[Exception],
             # The server is going down, or an operator ended this session: nothing is wrong with the step.
             raise FinFlowError("database_unreachable", f"{name}: {error}") from error
         raise FinFlowError("migration_failed", f"{name}: {error}") from error
+
+
+async def interruptible(work: Awaitable[T]) -> T:
+    """Awaits what the server is asked. Where this task is cancelled meanwhile, that is what becomes of it.
+
+    The driver asks the server to cancel the statement under way. That request may come late and hit the next
+    one, the ROLLBACK, whose error then stands where the cancellation was.
+    """
+    try:
+        return await work
+    except asyncpg.QueryCanceledError as error:
+        if is_cancelled():
+            raise asyncio.CancelledError from error
+        raise
 
 
 async def poll(attempt: Callable[[], Awaitable[bool]], deadline: float, waiting_for: str) -> None:

@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 
 from finflow.db import keys, steps
-from finflow.db.apply import RETRYABLE, guarded, rehearsal
+from finflow.db.apply import RETRYABLE, guarded, interruptible, rehearsal
 from finflow.db.indexes import new_holder
 from finflow.db.phases import Keyed, Migration, keyed
 from finflow.db.sql_text import statements
@@ -216,7 +216,7 @@ class Backfill:
 
     async def _rest_for_replicas(self) -> None:
         while monotonic() - self._lag_at >= _LAG_EVERY_S:
-            if not self._throttle.behind(await read_lag(self._connection)):
+            if not self._throttle.behind(await interruptible(read_lag(self._connection))):
                 self._lag_at = monotonic()
                 return
             self._doing = "waits for replicas"
