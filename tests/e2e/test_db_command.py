@@ -1,6 +1,7 @@
 """`finflow db` as a person and a pipeline run it: words, JSON, exit codes."""
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -112,7 +113,9 @@ async def test_ctrl_c_loses_nothing(folder: Path, database_url_empty: str, tmp_p
     await SchemaChange(database_url_empty, folder).expand()
     environment = {**os.environ, "FINFLOW_DATABASE_URL": database_url_empty, "FINFLOW_DATA": str(tmp_path)}
     command = [sys.executable, "-m", "finflow", "db", "backfill", "--folder", str(folder), "--share", "0.05"]
-    process = await asyncio.create_subprocess_exec(*command, env=environment)
+    # Whoever runs the tests in the background may have had Ctrl-C ignored, which children inherit.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = await asyncio.create_subprocess_exec(*command, env=environment, preexec_fn=heard)
     while not await connection.fetchval("select exists (select from people where first = '1')"):
         await asyncio.sleep(0.01)
     process.send_signal(signal.SIGINT)
