@@ -216,12 +216,6 @@ SETTINGS: Final = (
     ),
     Setting("trace_ratio", "The share of requests whose traces are kept, from 0 to 1.", lambda: 0.01, _share),
     Setting(
-        "trace_per_s",
-        "Up to so many traces of that share are kept a second and process.",
-        lambda: 10,
-        _between(1, 100_000),
-    ),
-    Setting(
         "trace_slow_ms", "Requests that take so long are traced whatever the share.", lambda: 200, _millis
     ),
     Setting(

@@ -107,34 +107,6 @@ def test_a_flood_is_kept_up_to_the_allowance_and_the_rest_counted(clock: Clock) 
     assert dropped == [("rate", 1)] * (150 - len(kept))
 
 
-def test_a_request_that_the_dice_chose_pays_before_it_is_recorded(clock: Clock) -> None:
-    kept: list[Span] = []
-    dropped: list[tuple[str, int]] = []
-    tracer = Tracer(kept.append, Sampling(1.0, head_per_s=2), lambda *what: dropped.append(what))
-    runs = []
-    for _ in range(15):
-        scope: dict[str, Any] = {}
-        runs.append(tracer.begin_request(scope, None))
-        if isinstance(runs[-1], Trace):
-            tracer.finish(runs[-1])
-    # Five seconds' worth at once; whoever comes after that is no trace at all, and is counted.
-    assert len(kept) == 10
-    assert all(isinstance(each, Trace) for each in runs[:10])
-    assert all(isinstance(each, dict) for each in runs[10:])
-    assert dropped == [("rate", 1)] * 5
-    clock.pass_(0.5)
-    assert isinstance(tracer.begin_request({}, None), Trace), "half a second's worth is there again"
-
-
-def test_a_chosen_request_that_fails_asks_the_allowance_of_failures(clock: Clock) -> None:
-    kept: list[Span] = []
-    tracer = Tracer(kept.append, Sampling(1.0, head_per_s=2, failed_per_s=0))
-    trace = tracer.begin_request({}, None)
-    assert isinstance(trace, Trace)
-    tracer.finish(trace, "500")
-    assert kept == []
-
-
 def test_a_sink_that_breaks_fails_nobody(caplog: pytest.LogCaptureFixture) -> None:
     def broken(root: Span) -> None:
         raise RuntimeError("sink")

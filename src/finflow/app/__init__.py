@@ -56,7 +56,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     keep_commands: bool
     release: str
     trace_ratio: float
-    trace_per_s: int
     trace_slow_ms: int
     access_log_ratio: float
     sources: Mapping[str, str]
@@ -169,7 +168,7 @@ async def traced(config: Config) -> AsyncIterator[None]:
     def count(outcome: str, spans: int) -> None:
         instruments.SPAN[outcome].add(spans)
 
-    sampling = Sampling(config.trace_ratio, config.trace_slow_ms, config.trace_per_s)
+    sampling = Sampling(config.trace_ratio, config.trace_slow_ms)
     with tracing_on(os.environ, sampling, config.release, count):
         yield
 

@@ -20,13 +20,13 @@ class Sampling(NamedTuple):
     """What is kept: a share of the traces that nobody upstream decided on, every failed one, every slow one.
 
     Each of the three up to its number of traces a second and process, so that none uses up what another
-    needs. Ten a second tell as much as a thousand, and the thread that exports them takes its time from the
-    requests.
+    needs. Where everything is slow, ten a second tell as much as a thousand, and the thread that exports
+    them takes its time from the requests.
     """
 
     ratio: float = 0.01
     slow_ms: float = 200.0
-    head_per_s: float = 10.0
+    head_per_s: float = 100.0
     failed_per_s: float = 20.0
     slow_per_s: float = 10.0
 

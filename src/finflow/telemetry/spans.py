@@ -65,33 +65,32 @@ class Work:
     def serve(self, callers: "Iterable[tuple[Running, float, int]]") -> None:
         """The callers' tasks have waited for this work, each since a moment of the monotonic clock."""
         for caller, since_s, commands in callers:
-            if not isinstance(caller, dict):
-                self._serve(caller, since_s, commands)
-            elif TRACE in caller:
-                self._serve(caller[TRACE], since_s, commands)
-            elif WAITS in caller or not caller[BEGAN_NS]:
-                self._note(caller, since_s, commands)
+            if isinstance(caller, dict):
+                span = caller.get(TRACE)
+                if span is None:
+                    self._note(caller, since_s, commands)
+                    continue
             else:
-                caller[WAITS] = [(self, None, since_s, commands)]
-
-    def _serve(self, span: "Span", since_s: float, commands: int) -> None:
-        trace = span.trace
-        if not trace.recording:
-            return
-        waits = trace.waits
-        if len(waits) < MAX_SPANS:
-            waits.append((self, span, since_s, commands))
-            if trace.sampled:
-                self.link(span, len(waits) - 1)
-        else:
-            trace.dropped += 1
+                span = caller
+            trace = span.trace
+            if not trace.recording:
+                continue
+            waits = trace.waits
+            if len(waits) < MAX_SPANS:
+                waits.append((self, span, since_s, commands))
+                if trace.sampled:
+                    self.link(span, len(waits) - 1)
+            else:
+                trace.dropped += 1
 
     def _note(self, scope: Scope, since_s: float, commands: int) -> None:
-        """A request without a trace has waited once more. What is over waits for nothing."""
+        """A request without a trace has waited. What is over waits for nothing."""
         waits = scope.get(WAITS)
-        if waits is None or not scope[BEGAN_NS]:
+        if not scope[BEGAN_NS]:
             return
-        if len(waits) < MAX_SPANS:
+        if waits is None:
+            scope[WAITS] = [(self, None, since_s, commands)]
+        elif len(waits) < MAX_SPANS:
             waits.append((self, None, since_s, commands))
         else:
             scope[DROPPED] = scope.get(DROPPED, 0) + 1
@@ -204,8 +203,8 @@ class Trace(Span):
     """
 
     __slots__ = (
-        "dropped", "kept", "paid", "recording", "remote", "request_id", "sampled", "scope", "shared",
-        "spans", "tenant", "trace_id", "waits", "wall_ns",
+        "dropped", "kept", "recording", "remote", "request_id", "sampled", "scope", "shared", "spans",
+        "tenant", "trace_id", "waits", "wall_ns",
     )  # fmt: skip
 
     # Children of the root, theirs included, in the order of their beginning.
@@ -214,8 +213,6 @@ class Trace(Span):
     waits: list[Wait]
     dropped: int
     kept: Reason | None
-    # Whether the allowance of those that the dice chose was asked at its beginning.
-    paid: bool
     # What to add to the monotonic clock to get nanoseconds since the epoch, as it was when it was kept.
     wall_ns: int
     tenant: str | None
@@ -314,7 +311,6 @@ _LATER: Final[dict[str, Callable[[], Any]]] = {
     "dropped": int,
     "dropped_links": int,
     "kept": lambda: None,
-    "paid": bool,
     "parent": lambda: None,
     "request_id": lambda: None,
     "tenant": lambda: None,

@@ -88,20 +88,10 @@ class Tracer:
         certain; else the scope, until `trace_of` is asked.
         """
         scope[BEGAN_NS] = now_ns()
-        if parent is not None:
-            return self._of_request(scope, parent, (0, False))
-        if not self._dice.chooses() or not self._affords():
+        if parent is None and not self._dice.chooses():
             return scope
-        trace = self._of_request(scope, None, self._dice.of(chosen=True))
-        trace.paid = True
-        return trace
-
-    def _affords(self) -> bool:
-        """Whether one more that the dice chose may be kept: asked before anything of it is recorded."""
-        if self._sink is None or self._allowances["head"].spend():
-            return True
-        self._on_drop("rate", 1)
-        return False
+        chosen = (0, False) if parent is not None else self._dice.of(chosen=True)
+        return self._of_request(scope, parent, chosen)
 
     def trace_of(self, scope: Scope) -> Trace:
         """The trace of a request that began. Where it is over, the trace is good for its ids alone."""
@@ -143,7 +133,7 @@ class Tracer:
         """Hand an ended trace, and what served it, to the exporter."""
         if trace.kept is not None or self._sink is None:
             return
-        if not self._may_keep(trace, reason):
+        if reason != "linked" and not self._allowances[reason].spend():
             self._on_drop("rate", len(trace.spans) + 1)
             trace.forget()
             return
@@ -157,9 +147,6 @@ class Tracer:
         except Exception:
             # Whatever is wrong with a sink, the request that brought the trace is answered all the same.
             log.exception("a trace was lost")
-
-    def _may_keep(self, trace: Trace, reason: Reason) -> bool:
-        return reason == "linked" or (reason == "head" and trace.paid) or self._allowances[reason].spend()
 
     def _keep_waits(self, trace: Trace) -> None:
         """Make spans of what the trace waited for, as far as there is room, and keep that work with it."""
