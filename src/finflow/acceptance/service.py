@@ -112,7 +112,7 @@ async def accept(
     """
     await check_clone(url, source_url)
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout(deadline_s) as limit:
             # A backup may be of the release before this one.
             await migrate(url)
             pool = await open_pool(url, max_size=8, application_name="finflow acceptance")
@@ -128,7 +128,9 @@ async def accept(
             finally:
                 await pool.close()
     except TimeoutError as error:
-        raise FinFlowError("deadline_exceeded", f"not done within {deadline_s:g} s") from error
+        passed = f"not done within {deadline_s:g} s"
+        detail = passed if limit.expired() else f"a statement was not done within {COMMAND_TIMEOUT_S:g} s"
+        raise FinFlowError("deadline_exceeded", detail) from error
 
 
 class _Acceptance:
