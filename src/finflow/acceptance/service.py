@@ -12,7 +12,7 @@ from finflow.acceptance import model, store
 from finflow.acceptance.model import Difference, Found, Planned, Position
 from finflow.acceptance.rail import AnsweringRail
 from finflow.db.migrations import migrate
-from finflow.db.pool import connect, open_pool
+from finflow.db.pool import COMMAND_TIMEOUT_S, connect, open_pool
 from finflow.db.readers import open_readers
 from finflow.kernel import ids
 from finflow.kernel.clock import system_clock, to_micros
