@@ -38,6 +38,7 @@ CONSTANT: Final = (
     Setting("checkpoint_completion_target", "0.9", "spreads a checkpoint's writes over the time it has"),
     Setting("wal_compression", "off", "measured: pglz halves the rows posted a second and saves no log"),
     Setting("wal_init_zero", "off", "measured: a log file filled with zeroes holds up commits for 50 ms"),
+    Setting("random_page_cost", "1.1", "pages come from memory or a solid-state disk: indices are cheap"),
     Setting("jit", "off", "compiling costs more than our short statements take"),
     Setting("autovacuum", "on", "freezes the insert-only tables and keeps their statistics"),
     Setting("timezone", "UTC", "times are UTC wherever they are kept"),
