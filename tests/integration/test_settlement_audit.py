@@ -1,5 +1,6 @@
 """A settlement audit says what the journal, the cycle and the rail's messages say, by one statement."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -31,7 +32,7 @@ select e.amount, e.held, a.normal * (e.posted_debits - e.posted_credits) as bala
 
 @pytest.fixture
 async def rails() -> dict[str, FakeRail]:
-    return {"RAIL": FakeRail()}
+    return {"RAIL": FakeRail(), "OTHER": FakeRail()}
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ async def here(database_url: str, rails: dict[str, FakeRail]) -> AsyncIterator[B
         await made.add("ALFA")
         await made.add("BETA")
         await made.add("RAIL", kind="rail")
+        await made.add("OTHER", kind="rail")
         yield made
 
 
@@ -88,7 +90,7 @@ async def test_a_settled_order_with_its_cycle_and_positions(here: Bank) -> None:
     seen = await agrees(here, here.settlement, taken.order_id)
     cycle = await here.settlement.cycle(taken.cycle_id or "")
     assert [each.kind for each in seen.transactions] == ["hold", "capture"]
-    assert (seen.cycle.state, seen.cycle.steps) == ("settled", cycle.steps)
+    assert (seen.cycle.state, list(seen.cycle.steps)) == ("settled", cycle.steps)
     assert [(each.participant, each.net) for each in seen.cycle.positions] == [
         ("ALFA", "-12.50"),
         ("BETA", "12.50"),
@@ -108,6 +110,26 @@ async def test_an_order_to_a_rail_shows_the_message_that_carried_it(
     assert (message.message_id, message.kind, message.direction) == (name, "pacs.008", "out")
     assert message.digest == hashlib.sha256(data).hexdigest()
     assert [each.rail for each in seen.cycle.submissions][-1] == "RAIL"
+
+
+async def test_orders_of_one_cycle_that_are_asked_for_together_show_their_own_rail_each(
+    here: Bank, rails: dict[str, FakeRail]
+) -> None:
+    """One statement answers all of them, and finds what they share once."""
+    taken = await here.pay(
+        here.draft("ALFA", "RAIL", "5", creditor=CREDITOR),
+        here.draft("ALFA", "OTHER", "6", creditor=CREDITOR),
+        here.draft("ALFA", "BETA", "7"),
+        here.draft("BETA", "OTHER", "8", creditor=CREDITOR),
+    )
+    await here.past_cut_off()
+    seen = await asyncio.gather(*(here.settlement.audit(each.order_id or "") for each in taken))
+    assert len({each.cycle.cycle_id for each in seen if each.cycle is not None}) == 1
+    submitted = [[one.rail for one in each.cycle.submissions] for each in seen if each.cycle is not None]
+    assert submitted == [["RAIL"], ["OTHER"], [], ["OTHER"]]
+    [to_rail], [to_other] = list(rails["RAIL"].sent), list(rails["OTHER"].sent)
+    named = [[one.message_id for one in each.messages] for each in seen]
+    assert named == [[to_rail], [to_other], [], [to_other]]
 
 
 async def test_a_refused_order_names_the_refusal(here: Bank) -> None:

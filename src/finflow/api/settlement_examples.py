@@ -114,8 +114,8 @@ SETTLEMENT_VALUES: Final[tuple[msgspec.Struct, ...]] = (
             )
         ],
         AuditCycle(
-            _CYCLE, "netted", date(2026, 11, 23), _CUT_OFF, list(_CYCLE_VIEW.steps),
-            [NetPositionView("ALFA", "12.50", "0.00", "-12.50", 1)], [], None,
+            _CYCLE, "netted", date(2026, 11, 23), _CUT_OFF, tuple(_CYCLE_VIEW.steps),
+            [NetPositionView("ALFA", "12.50", "0.00", "-12.50", 1)], (), None,
         ),
         [],
         None,

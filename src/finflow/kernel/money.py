@@ -52,8 +52,10 @@ def to_minor(text: str, exponent: int) -> int:
 
 def to_text(minor: int, exponent: int) -> str:
     """The decimal string of minor units with all the currency's decimals: (1250, 2) -> "12.50"."""
+    digits = str(minor)
     if exponent == 0:
-        return str(minor)
-    digits = str(abs(minor)).rjust(exponent + 1, "0")
-    sign = "-" if minor < 0 else ""
-    return f"{sign}{digits[:-exponent]}.{digits[-exponent:]}"
+        return digits
+    # Below one whole there are too few digits to cut.
+    if len(digits) <= exponent + (minor < 0):
+        digits = ("-" if minor < 0 else "") + str(abs(minor)).rjust(exponent + 1, "0")
+    return f"{digits[:-exponent]}.{digits[-exponent:]}"

@@ -1,15 +1,17 @@
 """A settlement audit as callers see it: one order with everything that it touched, by one round trip."""
 
 import datetime as dt
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from finflow.kernel import ids, money
+from finflow.kernel import ids
 from finflow.kernel.clock import to_micros
+from finflow.kernel.money import to_text
 from finflow.settlement.model import TRANSITIONS, State
 from finflow.settlement.order_reads import OrderRow
-from finflow.settlement.orders import Creditor, Details, cycle_id
+from finflow.settlement.orders import Creditor, Details, account_id, cycle_id
 from finflow.settlement.views import (
     NetPositionView,
     OrderView,
@@ -52,9 +54,9 @@ class AuditCycle(msgspec.Struct, frozen=True):
     state: str
     value_date: dt.date
     cut_off_at: dt.datetime
-    steps: list[StepView]
+    steps: tuple[StepView, ...]
     positions: list[NetPositionView]
-    submissions: list[SubmissionView]
+    submissions: tuple[SubmissionView, ...]
     work: PendingWork | None
 
 
@@ -149,8 +151,8 @@ class _Position(msgspec.Struct, frozen=True):
 
 _TRANSACTIONS: Final = msgspec.json.Decoder(list[_Transaction])
 _POSITIONS: Final = msgspec.json.Decoder(list[_Position])
-_STEPS: Final = msgspec.json.Decoder(list[StepView])
-_SUBMISSIONS: Final = msgspec.json.Decoder(list[SubmissionView])
+_STEPS: Final = msgspec.json.Decoder(tuple[StepView, ...])
+_SUBMISSIONS: Final = msgspec.json.Decoder(tuple[SubmissionView, ...])
 _MESSAGES: Final = msgspec.json.Decoder(list[AuditMessage])
 _MOVEMENTS: Final = msgspec.json.Decoder(list[_Movement])
 _RETURN: Final = msgspec.json.Decoder(AuditReturn)
@@ -165,11 +167,14 @@ def show_audit(found: OrderRow, ledger_id: str) -> AuditView:
         peer_at = to_micros(row["peer_ledger_at"])
         places[row["peer_ledger_no"]] = ids.mint("led", peer_at, row["peer_ledger_no"], 0)
     details = Details() if row["details"] is None else _DETAILS.decode(row["details"])
+    order = show_order(found, ledger_id)
+    here = row["ledger_no"]
+    named = {(here, row["pay_seq"]): order.paid_by, (here, row["end_seq"]): order.ended_by}
     return AuditView(
-        show_order(found, ledger_id),
+        order,
         details.remittance,
         details.creditor,
-        [_transaction(each, places) for each in _parts(_TRANSACTIONS, row["transactions"])],
+        [_transaction(each, places, named) for each in _parts(_TRANSACTIONS, row["transactions"])],
         None if row["cycle_no"] is None else _cycle(row),
         _parts(_MESSAGES, row["messages"]),
         None if row["returned"] is None else _RETURN.decode(row["returned"]),
@@ -180,7 +185,7 @@ def show_audit(found: OrderRow, ledger_id: str) -> AuditView:
 def _movement(found: _Movement, exponent: int) -> AuditMovement:
     differs = "missing" if found.line_id is None else "amount_differs"
     return AuditMovement(
-        found.direction, found.account, found.owner, money.to_text(found.amount, exponent),
+        found.direction, found.account, found.owner, to_text(found.amount, exponent),
         found.value_date, found.expected_at, found.rule, found.line_id, found.matched_at,
         differs if found.open else None,
     )  # fmt: skip
@@ -190,46 +195,60 @@ def _parts(decoder: "msgspec.json.Decoder[list[T]]", text: str | None) -> list[T
     return [] if text is None else decoder.decode(text)
 
 
-def _transaction(found: _Transaction, places: dict[int, str]) -> AuditTransaction:
-    at, refused = to_micros(found.recorded_at), found.code is not None
+def _transaction(
+    found: _Transaction, places: dict[int, str], named: dict[tuple[int, int], str | None]
+) -> AuditTransaction:
+    """For people. `named` has the ids of transactions, by ledger and number, that are known already."""
+    ledger_no, seq = found.ledger_no, found.seq
+    transaction_id = None
+    if found.code is None:
+        transaction_id = named.get((ledger_no, seq)) or ids.mint(
+            "txn", to_micros(found.recorded_at), ledger_no, seq
+        )
     return AuditTransaction(
-        None if refused else ids.mint("txn", at, found.ledger_no, found.seq),
-        places[found.ledger_no], found.seq, found.kind, found.recorded_at, found.code,
-        [_entry(each, found.ledger_no) for each in sorted(found.entries or ())],
+        transaction_id, places[ledger_no], seq, found.kind, found.recorded_at, found.code,
+        [_entry(each, ledger_no) for each in sorted(found.entries or ())],
     )  # fmt: skip
 
 
 def _entry(found: _Entry, ledger_no: int) -> AuditEntry:
-    def text(minor: int) -> str:
-        return money.to_text(minor, found.exponent)
-
-    signed = found.amount or found.held
+    amount, held, exponent = found.amount, found.held, found.exponent
     return AuditEntry(
-        ids.mint("acc", found.created_us, ledger_no, found.account_no),
-        "debit" if signed > 0 else "credit", text(abs(found.amount)), text(abs(found.held)),
-        found.version, text(found.normal * found.posted),
+        account_id(ledger_no, found.account_no, found.created_us),
+        "debit" if (amount or held) > 0 else "credit", to_text(abs(amount), exponent),
+        to_text(abs(held), exponent), found.version, to_text(found.normal * found.posted, exponent),
     )  # fmt: skip
 
 
-def _cycle(row: Any) -> AuditCycle:
-    steps = _parts(_STEPS, row["steps"])
+@lru_cache(maxsize=1024)
+def _timeline(text: str | None) -> tuple[tuple[StepView, ...], State]:
+    """A cycle's steps, and the state that they led to: the same for all of its orders."""
+    steps = () if text is None else _STEPS.decode(text)
     state: State = "open"
     for step in steps:
         state = TRANSITIONS[state, step.action]  # type: ignore[index] # the column's check names the actions
+    return steps, state
 
-    def text(minor: int) -> str:
-        return money.to_text(minor, row["exponent"])
 
+@lru_cache(maxsize=1024)
+def _submissions(text: str) -> tuple[SubmissionView, ...]:
+    return _SUBMISSIONS.decode(text)
+
+
+def _cycle(row: Any) -> AuditCycle:
+    steps, state = _timeline(row["steps"])
+    exponent = row["exponent"]
     return AuditCycle(
         cycle_id(row["ledger_no"], row["cycle_no"], to_micros(row["cycle_opened_at"])), state,
         row["value_date"], row["cut_off_at"], steps,
         [
             NetPositionView(
-                each.participant, text(each.payable), text(each.receivable), text(each.net), each.obligations
+                each.participant, to_text(each.payable, exponent), to_text(each.receivable, exponent),
+                to_text(each.net, exponent), each.obligations,
             )
             for each in _parts(_POSITIONS, row["positions"])
         ],
-        _parts(_SUBMISSIONS, row["submissions"]),
+        () if row["submissions"] is None else _submissions(row["submissions"]),
         None
         if row["work_due_at"] is None
         else PendingWork(row["work_due_at"], row["work_failures"], row["work_error"]),

@@ -6,12 +6,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from finflow.kernel import ids
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger.store import Connection
 from finflow.settlement.model import Cycle, Step
 from finflow.settlement.netting import Position
-from finflow.settlement.orders import Details, order_id
+from finflow.settlement.orders import Details, account_id, order_id
 from finflow.settlement.rail_messages import Outgoing
 
 _OPEN: Final = """
@@ -273,7 +272,7 @@ def _outgoing(ledger_no: int, row: Any) -> Outgoing:
     assert details.creditor is not None, "an order to a rail is accepted with its creditor"
     return Outgoing(
         order_id(ledger_no, row["order_no"], to_micros(row["accepted_at"])), row["payer"],
-        ids.mint("acc", to_micros(row["payer_at"]), ledger_no, row["payer_account"]), row["amount_minor"],
+        account_id(ledger_no, row["payer_account"], to_micros(row["payer_at"])), row["amount_minor"],
         row["end_to_end_id"], str(row["uetr"]), details.remittance, details.creditor,
         details.carried,
     )  # fmt: skip

@@ -37,7 +37,7 @@ select o.*, {_STATUS} as status, coalesce(j.code, p.code) as code, j.seq as pay_
        where ledger_no = o.ledger_no and participant_no = o.payer_no offset 0
   ) x
   cross join lateral (
-      select name from settlement_participants
+      select name, kind from settlement_participants
        where ledger_no = o.ledger_no and participant_no = o.payee_no offset 0
   ) y
   left join settlement_cycles c on c.ledger_no = o.ledger_no and c.cycle_no = o.cycle_no

@@ -7,7 +7,7 @@ from uuid import UUID
 from finflow.kernel import ids
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger.store import Connection
-from finflow.settlement.orders import Held, Order, order_key
+from finflow.settlement.orders import Held, Order, account_id, order_key
 
 _ADD: Final = """
 insert into settlement_orders (ledger_no, batch_no, accepted_at, cycle_no, payer_no, payee_no, payer_account,
@@ -291,7 +291,7 @@ def _order(row: Any) -> Order:
 
 
 def _account_id(ledger_no: int, account_no: int, created_at: Any) -> str:
-    return ids.mint("acc", to_micros(created_at), ledger_no, account_no)
+    return account_id(ledger_no, account_no, to_micros(created_at))
 
 
 class Ends(NamedTuple):

@@ -11,6 +11,7 @@ is on another ledger, under the same key there.
 
 import datetime as dt
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -115,8 +116,15 @@ def order_id(ledger_no: int, order_no: int, accepted_at: int) -> str:
     return ids.mint("ord", accepted_at, ledger_no, order_no)
 
 
+@lru_cache(maxsize=1024)
 def cycle_id(ledger_no: int, cycle_no: int, opened_at: int) -> str:
     return ids.mint("cyc", opened_at, ledger_no, cycle_no)
+
+
+@lru_cache(maxsize=4096)
+def account_id(ledger_no: int, account_no: int, created_at: int) -> str:
+    """An account of a participant: few, and every order names some."""
+    return ids.mint("acc", created_at, ledger_no, account_no)
 
 
 def participant_id(ledger_no: int, participant_no: int, created_at: int) -> str:

@@ -12,7 +12,7 @@ from finflow.settlement.cycle_store import CycleRow, Submission
 from finflow.settlement.mirrors import Mirror
 from finflow.settlement.netting import NettingReport
 from finflow.settlement.order_reads import OrderRow
-from finflow.settlement.orders import cycle_id, order_id
+from finflow.settlement.orders import account_id, cycle_id, order_id
 from finflow.settlement.participant_store import Participant
 
 
@@ -157,8 +157,8 @@ def show_order(found: OrderRow, ledger_id: str) -> OrderView:
     return OrderView(
         order_id(ledger_no, order_no, to_micros(row["accepted_at"])), ledger_id, cycle, found.status,
         row["code"], row["payer"], row["payee"],
-        ids.mint("acc", to_micros(row["payer_at"]), ledger_no, row["payer_account"]),
-        ids.mint("acc", to_micros(row["payee_at"]), ledger_no, row["payee_account"]),
+        account_id(ledger_no, row["payer_account"], to_micros(row["payer_at"])),
+        account_id(ledger_no, row["payee_account"], to_micros(row["payee_at"])),
         row["currency"], money.to_text(row["amount_minor"], row["exponent"]), row["end_to_end_id"],
         None if row["uetr"] is None else str(row["uetr"]), row["accepted_at"],
         _transaction_id(row, "pay"), _transaction_id(row, "end"), _transaction_id(row, "return"),
