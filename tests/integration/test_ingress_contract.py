@@ -296,6 +296,20 @@ async def test_no_request_fails_while_everything_changes(router: Rig) -> None:
         assert {number: executed[number] for number in load.sent} == dict.fromkeys(load.sent, 1)
 
 
+async def test_a_reload_is_heard_of_while_the_configuration_before_still_answers(router: Rig) -> None:
+    """Both tell their count for a while; the old one's must not be taken for the router's."""
+    before = await router.real.reloads()
+    reloading, told = asyncio.ensure_future(router.real.reload()), []
+    while not reloading.done():
+        with contextlib.suppress(FinFlowError):
+            told.append(await router.real.reloads())
+        await asyncio.sleep(0.005)
+    await reloading
+    told.append(await router.real.reloads())
+    assert told == sorted(told)
+    assert (told[-1], set(told) - {before}) == (before + 1, {before + 1})
+
+
 async def test_an_abort_brings_every_customer_back_at_once(router: Rig) -> None:
     """Also those whose connections were made before, and before a reload."""
     await router.real.set_weight(10_000)

@@ -65,7 +65,16 @@ class CaddyIngress(LocalIngress[CaddySpec]):
         self._lay_out()
 
     async def reloads(self) -> int:
-        return int(await self._told("/reloads"))
+        """The newest configuration's count, also while the one before it still answers."""
+        counts = [int(await self._told("/reloads"))]
+        for number in range(caddy_config.SOCKETS):
+            with suppress(FinFlowError):
+                counts.append(await self._reloads_of(number))
+        return max(counts)
+
+    async def _reloads_of(self, number: int) -> int:
+        """What the configuration of this number says; at its own socket nobody else answers for it."""
+        return int(await self._told("/reloads", caddy_config.own_control(number)))
 
     async def load(self, state: RouterState) -> None:
         """Caddy answers when the old configuration has finished. As soon as the new one listens, connections
@@ -78,7 +87,7 @@ class CaddyIngress(LocalIngress[CaddySpec]):
         )
         while not loading.done():
             with suppress(FinFlowError):
-                if await self.reloads() == state.reloads:
+                if await self._reloads_of(state.reloads) == state.reloads:
                     self._steer(state.port, state.reloads)
                     break
             await asyncio.sleep(_POLL_S)
@@ -133,8 +142,8 @@ class CaddyIngress(LocalIngress[CaddySpec]):
         words = (await self._told(f"/backends/{side}")).split()
         return [_endpoint(word) for word in dict.fromkeys(words) if word != _NOBODY]
 
-    async def _told(self, path: str) -> str:
-        status, text = await sockets.http(self.folder.root, caddy_config.CONTROL, "GET", path)
+    async def _told(self, path: str, control: str = caddy_config.CONTROL) -> str:
+        status, text = await sockets.http(self.folder.root, control, "GET", path)
         if status != 200:
             raise FinFlowError("ingress_refused", f"Caddy answers {status} to {path}.")
         return text.strip()

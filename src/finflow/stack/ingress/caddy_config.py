@@ -10,6 +10,9 @@ What it accepts in its last instant is lost, so it must accept nothing by then. 
 configuration n listens on the n-th and on the one before (round and round, each under two descriptors, so
 that no two that follow each other have the same listeners); then the kernel is told to send connections to
 the n-th. Whoever reloads may be killed in between: then the new one gets them on the socket of the old.
+
+What the router says of itself is told on a socket that old and new configuration share, by whoever is faster,
+and on one that the n-th has for itself: there the new one is heard as soon as it listens.
 """
 
 from collections.abc import Sequence
@@ -72,6 +75,11 @@ def config(
             }
         },
     }
+
+
+def own_control(reloads: int) -> str:
+    """The control socket that the configuration after so many reloads shares with none before or after it."""
+    return f"control.{reloads % SOCKETS}.sock"
 
 
 def slot_file(side: Side, slot: int) -> str:
@@ -258,7 +266,7 @@ def _control(reloads: int) -> dict[str, Any]:
 
     slots = {side: " ".join(_file_text(slot_file(side, slot)) for slot in range(SLOTS)) for side in Side}
     return {
-        "listen": [f"unix/{CONTROL}|0600"],
+        "listen": [f"unix/{CONTROL}|0600", f"unix/{own_control(reloads)}|0600"],
         "automatic_https": {"disable": True},
         "protocols": ["h1"],
         "routes": [
