@@ -27,7 +27,7 @@ from finflow.ledger.book import Record
 from finflow.ledger.commands import Request
 from finflow.stack.folder import DataFolder
 from finflow.stack.postgres import EmbeddedPostgres
-from finflow.stack.processes import children
+from oracles.killing import kill_family
 from oracles.proxy import Proxy, Where
 from oracles.service import ENTRY_SUMS, Clock, Desk, audit, desk, second_desk
 
@@ -232,8 +232,7 @@ async def kill(server: EmbeddedPostgres, traders: Traders, target: str, chance: 
             os.kill(chance.choice(pids), signal.SIGKILL)
     else:
         assert server.process is not None
-        for pid in [server.process.pid, *children(server.process.pid)]:
-            os.kill(pid, signal.SIGKILL)
+        kill_family(server.process.pid)
         await server.exited()
         await server.start()
     return target

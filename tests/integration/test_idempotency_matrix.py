@@ -1,8 +1,6 @@
 """Idempotency-Key over HTTP: each route that takes one, against each thing that can happen to it."""
 
 import asyncio
-import os
-import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,8 +14,8 @@ import pytest
 from finflow.db.migrations import migrate
 from finflow.stack.folder import DataFolder
 from finflow.stack.postgres import EmbeddedPostgres
-from finflow.stack.processes import children
 from oracles.http import Bank, Json, bank, bearer, code, refusal
+from oracles.killing import kill_family
 from oracles.proxy import Proxy
 from oracles.tokens import tenant_token
 from oracles.workers import worker
@@ -257,8 +255,7 @@ async def test_a_worker_that_is_killed_before_it_answers_has_booked_once(databas
             lost = asyncio.create_task(one.post(body, "k"))
             await asyncio.wait_for(proxy.held.wait(), 30)
             assert await committed(database_url, "k") == 1
-            for pid in [*children(child.pid), child.pid]:
-                os.kill(pid, signal.SIGKILL)
+            kill_family(child.pid)
             with pytest.raises(httpx.TransportError):
                 await lost
             await child.wait()
@@ -293,6 +290,5 @@ async def test_a_database_that_is_killed_before_it_answers_has_booked_once(short
 
 async def _kill(server: EmbeddedPostgres) -> None:
     assert server.process is not None
-    for pid in [server.process.pid, *children(server.process.pid)]:
-        os.kill(pid, signal.SIGKILL)
+    kill_family(server.process.pid)
     await server.exited()

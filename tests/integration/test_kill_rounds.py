@@ -23,7 +23,7 @@ from finflow.db.migrations import migrate
 from finflow.ledger.commands import Request
 from finflow.stack.folder import DataFolder
 from finflow.stack.postgres import EmbeddedPostgres
-from finflow.stack.processes import children
+from oracles.killing import kill_family
 from oracles.service import ENTRY_SUMS, Desk, audit, desk, second_desk
 from oracles.teller import command_of
 
@@ -65,12 +65,10 @@ class Bank:
             pid = chance.choice(await self.pids(client=target == "backend"))
             os.kill(pid, signal.SIGKILL)
             return f"{target} {pid}"
-        family = [process.pid, *children(process.pid)]
-        for pid in family:
-            os.kill(pid, signal.SIGKILL)
+        others = kill_family(process.pid)
         await self.server.exited()
         await self.server.start()
-        return f"postmaster {process.pid} and {len(family) - 1} more"
+        return f"postmaster {process.pid} and {others} more"
 
     async def pids(self, client: bool) -> list[int]:
         """Server processes that serve a writer, or the server's own."""

@@ -14,7 +14,7 @@ from finflow.kernel import ids
 from finflow.ledger import directory
 from finflow.stack.folder import DataFolder
 from finflow.stack.postgres import EmbeddedPostgres
-from finflow.stack.processes import children
+from oracles.killing import kill_family
 from oracles.service import ENTRY_SUMS, audit
 from oracles.settler import BATCHES, LETTER, drafts
 from oracles.settling import bank, neighbour
@@ -129,8 +129,7 @@ async def test_the_database_goes_away_and_comes_back(short_folder: Path, tmp_pat
         for pause in (1.2, 0.6, 0.9):
             await asyncio.sleep(pause)
             assert server.process is not None
-            for pid in [server.process.pid, *children(server.process.pid)]:
-                os.kill(pid, signal.SIGKILL)
+            kill_family(server.process.pid)
             await server.exited()
             await server.start()
         assert await running == 0, "it waits for the database, and goes on"
