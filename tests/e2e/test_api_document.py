@@ -18,7 +18,7 @@ CONFIG = 'headers = { Authorization = "Bearer ${FINFLOW_TOKEN}" }\n'
 
 
 @pytest.mark.parametrize(
-    ("caller", "examples"), [("tenant", 15), ("operator", 4), ("administrator", 4), ("nobody", 2)]
+    ("caller", "examples"), [("tenant", 40), ("operator", 10), ("administrator", 10), ("nobody", 5)]
 )
 async def test_every_answer_is_one_that_the_document_names(
     database_url: str, tmp_path: Path, caller: str, examples: int

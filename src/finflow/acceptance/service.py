@@ -116,11 +116,10 @@ async def accept(
             # A backup may be of the release before this one.
             await migrate(url)
             # A check of a large book takes minutes: our deadline is the only one.
-            pool = await open_pool(
-                url, max_size=8, application_name="finflow acceptance", command_timeout_s=deadline_s
-            )
+            shared: Any = {"application_name": "finflow acceptance", "command_timeout_s": deadline_s}
+            pool = await open_pool(url, max_size=8, **shared)
             try:
-                readers = await open_readers(url, max_size=4, application_name="finflow acceptance")
+                readers = await open_readers(url, max_size=4, **shared)
                 clock = JumpingClock()
                 ledger = LedgerService(pool, readers, clock)
                 try:

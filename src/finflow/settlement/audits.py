@@ -231,8 +231,9 @@ def _timeline(text: str | None) -> tuple[tuple[StepView, ...], State]:
 
 
 @lru_cache(maxsize=1024)
-def _submissions(text: str) -> tuple[SubmissionView, ...]:
-    return _SUBMISSIONS.decode(text)
+def _submissions(text: str | None) -> tuple[SubmissionView, ...]:
+    """What the rails were sent of a cycle: the same for all of its orders to one of them."""
+    return () if text is None else _SUBMISSIONS.decode(text)
 
 
 def _cycle(row: Any) -> AuditCycle:
@@ -248,7 +249,7 @@ def _cycle(row: Any) -> AuditCycle:
             )
             for each in _parts(_POSITIONS, row["positions"])
         ],
-        () if row["submissions"] is None else _submissions(row["submissions"]),
+        _submissions(row["submissions"]),
         None
         if row["work_due_at"] is None
         else PendingWork(row["work_due_at"], row["work_failures"], row["work_error"]),

@@ -123,7 +123,7 @@ def cycle_id(ledger_no: int, cycle_no: int, opened_at: int) -> str:
 
 @lru_cache(maxsize=4096)
 def account_id(ledger_no: int, account_no: int, created_at: int) -> str:
-    """An account of a participant: few, and every order names some."""
+    """Remembered: most orders move money on the accounts of participants, which are few."""
     return ids.mint("acc", created_at, ledger_no, account_no)
 
 
