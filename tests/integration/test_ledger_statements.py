@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from itertools import count
+from typing import NoReturn
 
 import asyncpg
 import pytest
@@ -14,6 +15,7 @@ from finflow.kernel.errors import FinFlowError
 from finflow.ledger import commands as c
 from finflow.ledger import save
 from finflow.ledger.lists import Span
+from finflow.ledger.views import Label
 from finflow.stack.postgres import EmbeddedPostgres
 from oracles.service import Desk, desk, transfer
 
@@ -188,3 +190,26 @@ async def second_bank(one: Desk) -> Desk:
     """Another tenant of the same process, with a ledger."""
     service = one.ledgers.of((await one.ledgers.create_tenant("other")).tenant_id)
     return Desk(service, one.ledgers, (await service.create_ledger("other")).ledger_id, one.pool, one.clock)
+
+
+class Many(dict[int, Label]):
+    """The labels of many accounts: to be asked for one at a time, never gone through as a whole."""
+
+    def _whole(self, *_: object) -> NoReturn:
+        raise AssertionError("one answer costs what all known accounts do")
+
+    __or__ = __ror__ = __iter__ = keys = items = values = copy = _whole  # type: ignore[assignment]
+
+
+async def test_a_view_costs_the_same_however_many_accounts_are_known(database_url: str) -> None:
+    async with desk(database_url) as one:
+        a, b, new = await one.open(3)
+        [first, second] = await one.do(transfer(a, b), transfer(b, new))
+        await one.service.show(one.ledger_id, first)
+        known = one.service._shared.labels._known
+        [where] = known
+        known[where] = Many(known[where])
+        # One account is known, the other is not; then both are.
+        for _ in range(2):
+            shown = await one.service.show(one.ledger_id, second)
+            assert [entry.account_id for entry in shown.entries] == [b, new]
