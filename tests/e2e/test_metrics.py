@@ -177,6 +177,27 @@ async def test_metrics_are_for_callers_of_this_machine_and_in_the_format_they_as
         assert (await client.get(f"{side}/anything")).status_code == 404
 
 
+async def test_a_request_counts_as_active_until_it_is_answered(short_folder: Path) -> None:
+    async with stack(short_folder / "active") as (_, client):
+        await load_on(client)
+
+        async def until(active: float) -> None:
+            async with asyncio.timeout(30):
+                while (await scraped(client)).total("http_server_active_requests") != active:
+                    await asyncio.sleep(0.05)
+
+        await until(0)
+        head = f"Host: x\r\nAuthorization: {client.headers['Authorization']}\r\nIdempotency-Key: k"
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+        writer.write(f"POST /v1/transactions HTTP/1.1\r\n{head}\r\nContent-Length: 2\r\n\r\n".encode())
+        # Its body has not come yet, so it is being worked at.
+        await until(1)
+        writer.write(b"{}")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 4")
+        await until(0)
+        writer.close()
+
+
 async def test_a_slow_or_wordy_scraper_is_hung_up_on(short_folder: Path) -> None:
     async with stack(short_folder / "slow") as (found, client):
         reader, writer = await asyncio.open_connection("127.0.0.1", found.metrics_port)

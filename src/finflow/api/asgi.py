@@ -42,6 +42,7 @@ from finflow.api.state import Services
 from finflow.api.watching import Watch
 from finflow.kernel.tasks import is_cancelled
 from finflow.settlement.worker import Worker
+from finflow.telemetry import vitals
 from finflow.telemetry.exposition import Exposition
 
 log = logging.getLogger(__name__)
@@ -118,9 +119,10 @@ def build(
     Requests pass a Doorkeeper unless there is another `door`, which is for measurements alone. `proof` is
     what the ingress in front proves itself by, if there is one.
     """
+    watch = Watch(HANDLERS, release, access_ratio)
     app = Litestar(
         list(HANDLERS),
-        lifespan=[_lifespan(open_services)],
+        lifespan=[_lifespan(open_services, watch)],
         guards=[identity.guard],
         exception_handlers={Exception: on_error},
         logging_config=None,
@@ -129,12 +131,13 @@ def build(
         request_max_body_size=BATCH_BODY_LIMIT,
     )
     door = door or Doorkeeper(lambda: app.state.services)
-    watch = Watch(HANDLERS, release, access_ratio)
     exposed = Exposed(Envelope(app, deadline_s, Routes(app, HANDLERS), door, watch), exposition)
     return Forwarded(exposed, proof) if proof else exposed
 
 
-def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
+def _lifespan(
+    open_services: OpenServices, watch: Watch
+) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_services() as services:
@@ -149,6 +152,7 @@ def _lifespan(open_services: OpenServices) -> Callable[[Litestar], AbstractAsync
                     _keep("settlement", Worker(services.settlement, poll_s=POLL_S).run, SETTLE_AGAIN_S),
                     name="settle",
                 ),
+                asyncio.create_task(vitals.sampled(watch.sample), name="sample-requests"),
             ]
             try:
                 yield

@@ -24,10 +24,15 @@ class Watch:
     def __init__(self, handlers: Iterable[HTTPRouteHandler], release: str, access_ratio: float = 0.0) -> None:
         self._counts = RequestCounts(handlers)
         self._traces = RequestTraces(release, access_ratio)
+        self._active = 0
+
+    def sample(self) -> None:
+        """Set the gauge of requests that are being worked at: now and then, not with each of them."""
+        instruments.active_requests.set(self._active)
 
     def begin(self, scope: Scope, parent: Parent | None) -> Running:
         """A request from now on; what runs while it is answered."""
-        instruments.active_requests.add(1.0)
+        self._active += 1
         return tracing.tracer().begin_request(scope, parent)
 
     def end(self, scope: Scope, status: int, error: str | None = None) -> None:
@@ -37,7 +42,7 @@ class Watch:
         """
         ended_ns = now_ns()
         took_ns = ended_ns - scope[BEGAN_NS]
-        instruments.active_requests.add(-1.0)
+        self._active -= 1
         series = self._counts.count(scope, status, took_ns / 1e9)
         if self._traces.lets_go(scope, status, took_ns, error):
             scope[BEGAN_NS] = 0

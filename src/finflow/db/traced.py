@@ -5,6 +5,7 @@ current, or nothing is recorded, a statement costs one look at a context variabl
 """
 
 from collections.abc import Awaitable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
@@ -66,6 +67,9 @@ class TracedConnection(Plain):
         span = tracing.start("", "client")
         if span is None:
             return await answer
+        inner: Any = self
+        span.name, attributes = _described(query, inner._params.database or "", inner._addr)
+        span.attributes = attributes.copy()
         try:
             return await answer
         except BaseException as error:
@@ -75,23 +79,24 @@ class TracedConnection(Plain):
             raise
         finally:
             span.end()
-            self._describe(span, query)
 
-    def _describe(self, span: tracing.Span, query: str) -> None:
-        statement = described(query)
-        span.name = statement.summary or _SYSTEM
-        attributes = span.attributes
-        attributes["db.system.name"] = _SYSTEM
-        attributes["db.query.text"] = statement.text
-        attributes["db.operation.name"] = statement.operation
-        attributes["db.query.summary"] = statement.summary
-        if statement.target:
-            attributes["db.collection.name"] = statement.target
-        inner: Any = self
-        attributes["db.namespace"] = inner._params.database or ""
-        address = inner._addr
-        if isinstance(address, str):
-            # A socket in the file system: its path is the address, and there is no port.
-            attributes["server.address"] = address
-        else:
-            attributes["server.address"], attributes["server.port"] = address[0], int(address[1])
+
+@lru_cache(maxsize=1024)
+def _described(query: str, database: str, address: str | tuple[str, int]) -> tuple[str, tracing.Attributes]:
+    """A span's name and what it says of a statement, the same each time that it is asked."""
+    statement = described(query)
+    attributes: tracing.Attributes = {
+        "db.system.name": _SYSTEM,
+        "db.query.text": statement.text,
+        "db.operation.name": statement.operation,
+        "db.query.summary": statement.summary,
+    }
+    if statement.target:
+        attributes["db.collection.name"] = statement.target
+    attributes["db.namespace"] = database
+    if isinstance(address, str):
+        # A socket in the file system: its path is the address, and there is no port.
+        attributes["server.address"] = address
+    else:
+        attributes["server.address"], attributes["server.port"] = address[0], int(address[1])
+    return statement.summary or _SYSTEM, attributes

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 COMPLAIN_EVERY_S: Final = 60.0
 # Spans are made for so long at a time; then comes a rest in which the requests' thread takes over.
-_WORK_S: Final = 0.0002
+_WORK_S: Final = 0.001
 _REST_S: Final = 0.0005
 
 OnCount = Callable[[str, int], None]

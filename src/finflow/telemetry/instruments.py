@@ -41,7 +41,9 @@ REQUESTS: Final = REGISTRY.counter(
     (*_ROUTE, "status_class"), released=True,
 )  # fmt: skip
 ACTIVE_REQUESTS: Final = REGISTRY.gauge(
-    "http_server_active_requests", "Requests that are being worked at.", released=True
+    "http_server_active_requests",
+    "Requests that are being worked at, as of the last quarter of a second.",
+    released=True,
 )
 TENANT_OUTCOMES: Final = ("good", "slow", "failed")
 TENANT_REQUESTS: Final = REGISTRY.counter(

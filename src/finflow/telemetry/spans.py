@@ -37,7 +37,7 @@ _FORGOTTEN: Final[list[Any]] = []
 
 
 # In the scope of a request: when it began, 0 once it is over; its trace, if it has one; until then what it
-# waited for, and how much of that found no room.
+# waited for (one as it stands, or a list), and how much of that found no room.
 BEGAN_NS: Final = "finflow.began_ns"
 TRACE: Final = "finflow.trace"
 WAITS: Final = "finflow.waits"
@@ -65,33 +65,35 @@ class Work:
     def serve(self, callers: "Iterable[tuple[Running, float, int]]") -> None:
         """The callers' tasks have waited for this work, each since a moment of the monotonic clock."""
         for caller, since_s, commands in callers:
-            if isinstance(caller, dict):
-                span = caller.get(TRACE)
-                if span is None:
-                    self._note(caller, since_s, commands)
-                    continue
-            else:
-                span = caller
-            trace = span.trace
-            if not trace.recording:
-                continue
-            waits = trace.waits
-            if len(waits) < MAX_SPANS:
-                waits.append((self, span, since_s, commands))
-                if trace.sampled:
-                    self.link(span, len(waits) - 1)
-            else:
-                trace.dropped += 1
+            if not isinstance(caller, dict):
+                self._serve_span(caller, since_s, commands)
+            elif TRACE in caller:
+                self._serve_span(caller[TRACE], since_s, commands)
+            elif WAITS in caller:
+                self._serve_again(caller, since_s, commands)
+            elif caller[BEGAN_NS]:
+                # So it is with almost every request: it waits once, and what is over waits for nothing.
+                caller[WAITS] = (self, None, since_s, commands)
 
-    def _note(self, scope: Scope, since_s: float, commands: int) -> None:
-        """A request without a trace has waited. What is over waits for nothing."""
-        waits = scope.get(WAITS)
+    def _serve_span(self, span: "Span", since_s: float, commands: int) -> None:
+        trace = span.trace
+        if not trace.recording:
+            return
+        waits = trace.waits
+        if len(waits) < MAX_SPANS:
+            waits.append((self, span, since_s, commands))
+            if trace.sampled:
+                self.link(span, len(waits) - 1)
+        else:
+            trace.dropped += 1
+
+    def _serve_again(self, scope: Scope, since_s: float, commands: int) -> None:
+        """A request without a trace waits for more than one work, one after another."""
+        waits = waits_of(scope)
         if not scope[BEGAN_NS]:
             return
-        if waits is None:
-            scope[WAITS] = [(self, None, since_s, commands)]
-        elif len(waits) < MAX_SPANS:
-            waits.append((self, None, since_s, commands))
+        if len(waits) < MAX_SPANS:
+            scope[WAITS] = [*waits, (self, None, since_s, commands)]
         else:
             scope[DROPPED] = scope.get(DROPPED, 0) + 1
 
@@ -107,6 +109,12 @@ class Work:
 
 # A work, the span that waited for it (None for the request itself), since when, with how many commands.
 Wait = tuple[Work, "Span | None", float, int]
+
+
+def waits_of(scope: Scope) -> list[Wait]:
+    """What a request without a trace has waited for: nothing, one work as it stands, or several."""
+    found = scope.get(WAITS)
+    return [found] if isinstance(found, tuple) else found or []
 
 
 def wait_id(caller: "Span", number: int) -> int:

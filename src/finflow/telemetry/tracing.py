@@ -36,6 +36,7 @@ from finflow.telemetry.spans import (
     Work,
     now_ns,
     wait_span,
+    waits_of,
 )
 from finflow.telemetry.trace_context import Parent
 
@@ -104,7 +105,8 @@ class Tracer:
         scope[TRACE] = trace
         trace.started_ns = began_ns
         if WAITS in scope:
-            trace.waits, trace.dropped = scope.pop(WAITS), scope.pop(DROPPED, 0)
+            trace.waits, trace.dropped = waits_of(scope), scope.pop(DROPPED, 0)
+            del scope[WAITS]
         if not began_ns:
             trace.close()
         return trace

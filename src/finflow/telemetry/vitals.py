@@ -57,6 +57,13 @@ async def _beat(samplers: tuple[Callable[[], None], ...]) -> None:
         lag.observe(max(0.0, perf_counter() - due))
 
 
+async def sampled(sample: Callable[[], None]) -> None:
+    """Have a gauge set at each tick, until cancelled: for what changes too often to set it each time."""
+    while True:
+        sample()
+        await asyncio.sleep(TICK_S)
+
+
 class Usage:
     """What the kernel says that this process uses."""
 
