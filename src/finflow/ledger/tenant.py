@@ -327,9 +327,9 @@ class TenantLedgers:
     async def _labels_of(self, ledger_no: int, records: Sequence[Record]) -> dict[int, views.Label]:
         """Labels of all accounts that these records have entries on, and maybe of more."""
         known = self._shared.labels.of(self._tenant_no, ledger_no)
-        wanted = {entry.account_no for record in records for entry in record.entries}
         # `known` is only asked, never gone through or copied: it may hold a hundred thousand labels.
-        missing = {account_no for account_no in wanted if account_no not in known}
+        numbers = [entry.account_no for record in records for entry in record.entries]
+        missing = {account_no for account_no in numbers if account_no not in known}
         if not missing:
             return known
         # Whoever just posted on an account has it in the writer's book: no need to ask the database.
@@ -340,7 +340,7 @@ class TenantLedgers:
             async with self._entered(ledger_no) as connection:
                 for account in await store.find_accounts(connection, ledger_no, unread):
                     found[account.account_no] = self._remember(account)
-        return {account_no: known[account_no] for account_no in wanted - missing} | found
+        return found | {account_no: known[account_no] for account_no in numbers if account_no not in missing}
 
     def _remember(self, account: Account) -> views.Label:
         return self._shared.labels.remember(self._tenant_no, account)

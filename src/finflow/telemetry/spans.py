@@ -93,7 +93,8 @@ class Work:
         if not scope[BEGAN_NS]:
             return
         if len(waits) < MAX_SPANS:
-            scope[WAITS] = [*waits, (self, None, since_s, commands)]
+            waits.append((self, None, since_s, commands))
+            scope[WAITS] = waits
         else:
             scope[DROPPED] = scope.get(DROPPED, 0) + 1
 
