@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.oracles.routing import Backend, Connection, Failed, Load, backends
 
 from finflow.app.ingresses import ingress_of, traffic_log_of
 from finflow.kernel.errors import FinFlowError
@@ -25,6 +24,7 @@ from finflow.rollout.ports import Endpoint
 from finflow.rollout.verdicts import Side
 from finflow.stack.ingress.caddy import caddy_program
 from finflow.stack.ingress.local import LocalIngress
+from oracles.routing import Backend, Connection, Failed, Load, backends
 
 BASELINE, CANDIDATE = Side.BASELINE, Side.CANDIDATE
 CUSTOMERS = [f"cus_{number}" for number in range(2_000)]

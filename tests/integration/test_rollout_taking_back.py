@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.oracles.routing import backends
 
 from finflow.app.rollout_world import router_of
 from finflow.app.rollouts import Service, Session
@@ -20,6 +19,7 @@ from finflow.rollout.spec import RolloutSpec
 from finflow.rollout.state import Phase
 from finflow.stack.ingress.caddy import caddy_program
 from finflow.stack.ingress.local import LocalIngress
+from oracles.routing import backends
 from stubs.rollout_specs import spec
 
 # None of these variables, files and releases is there.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.test_shadow_checks import damage
 
 from finflow.app.rollout_checks import StepChecks
 from finflow.app.shadow import CLONE_URL, Settings, ShadowFolder
@@ -18,7 +17,7 @@ from finflow.rollout.fake_ingress import FakeIngress, FakeRouter
 from finflow.rollout.verdicts import Judgement, Verdict
 from finflow.shadow.report import read_report
 from oracles.service import Clock, desk, transfer
-from oracles.shadowing import cloned, watched
+from oracles.shadowing import cloned, damage, watched
 from stubs.rollout_specs import spec
 
 LAST = 2

@@ -5,7 +5,6 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from msgspec.structs import replace
 
@@ -16,7 +15,7 @@ from finflow.shadow.cases import Allowance
 from finflow.shadow.model import Outcome
 from oracles.service import desk, transfer
 from oracles.settling import Bank, bank
-from oracles.shadowing import cloned, watched
+from oracles.shadowing import cloned, damage, watched
 from oracles.trading import market_of
 
 INJECTED = {
@@ -25,15 +24,6 @@ INJECTED = {
     "history": "update entries set amount = amount + 1, seq = seq where account_no = 1 and version = 1",
     "the journal": "update journal set caller = 'nobody' where seq = 3",
 }
-
-
-async def damage(url: str, sql: str) -> None:
-    """Change what nobody may change, as a fault of the storage would."""
-    connection = await asyncpg.connect(url)
-    for table in ("entries", "journal"):
-        await connection.execute(f"alter table {table} disable trigger all")
-    await connection.execute(sql)
-    await connection.close()
 
 
 @pytest.mark.parametrize("name", INJECTED)

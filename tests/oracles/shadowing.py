@@ -23,6 +23,15 @@ async def cloned(live_url: str, clone_url: str) -> None:
     await connection.close()
 
 
+async def damage(url: str, sql: str) -> None:
+    """Change what nobody may change, as a fault of the storage would."""
+    connection = await asyncpg.connect(url)
+    for table in ("entries", "journal"):
+        await connection.execute(f"alter table {table} disable trigger all")
+    await connection.execute(sql)
+    await connection.close()
+
+
 class Watched:
     """A shadow that is driven by the test instead of by itself."""
 
