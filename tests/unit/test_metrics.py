@@ -455,7 +455,8 @@ def test_exemplars_name_the_trace_of_the_newest_observation_in_their_bucket(tmp_
         bound = made.histogram(
             "t_time_seconds", "T.", EDGES, ("route",), unit="seconds", exemplars=True
         ).bind("/")
-        bound.observe_traced(0.1, bytes([number] * 16), bytes([number] * 8), 50.0 + number)
+        bound.observe(0.1)
+        bound.exemplify(0.1, bytes([number] * 16), bytes([number] * 8), 50.0 + number)
         bound.observe(0.1)
         made.attach(block_path(tmp_path, number), "", number)
         globals()[f"_kept_{number}"] = made  # its lock says that it lives
@@ -471,7 +472,8 @@ def test_exemplars_name_the_trace_of_the_newest_observation_in_their_bucket(tmp_
 def test_a_torn_exemplar_is_left_out() -> None:
     made = Registry(1_024, 1 << 14)
     bound = made.histogram("t_time_seconds", "T.", EDGES, unit="seconds", exemplars=True).bind()
-    bound.observe_traced(0.1, b"a" * 16, b"b" * 8, 50.0)
+    bound.observe(0.1)
+    bound.exemplify(0.1, b"a" * 16, b"b" * 8, 50.0)
     at = bound._exemplars_at + 3 * 6
     made.block.write(at, b"c" * 16)
     assert " # {" not in shown(alone(made))

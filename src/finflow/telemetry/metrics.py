@@ -174,11 +174,6 @@ class Histogram:
         first._values[first._slot] += 1.0
         second._values[second._slot] += 1.0
 
-    def observe_traced(self, value: float, trace_id: bytes, span_id: bytes, at_s: float) -> None:
-        """One observation, and the trace (16 and 8 bytes) in which it was made, to be found from here."""
-        self.observe(value)
-        self.exemplify(value, trace_id, span_id, at_s)
-
     def exemplify(self, value: float, trace_id: bytes, span_id: bytes, at_s: float) -> None:
         """Name the trace of an observation that was counted already."""
         content = EXEMPLAR.pack(trace_id, span_id, value, at_s, 0)[:-4]
