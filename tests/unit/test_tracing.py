@@ -10,7 +10,8 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from finflow.api.traced import RequestTraces
+from finflow.api import watching
+from finflow.api.watching import Watch
 from finflow.kernel.errors import FinFlowError
 from finflow.telemetry import sampling, spans, trace_context, tracing
 from finflow.telemetry.otlp import frame_of, resource_of, spans_of
@@ -40,6 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr(spans, "now_ns", lambda: found.now)
     monkeypatch.setattr(tracing, "now_ns", lambda: found.now)
+    monkeypatch.setattr(watching, "now_ns", lambda: found.now)
     monkeypatch.setattr(sampling, "now_ns", lambda: found.now)
     monkeypatch.setattr(spans, "wall_ns", lambda: found.wall)
     return found
@@ -164,20 +166,15 @@ def request(**state: str) -> tracing.Scope:
 
 def ended(scope: tracing.Scope, error: str | None = None) -> Trace | None:
     """What becomes of a request's trace at its end."""
-    traces, took_ns, status = RequestTraces("1"), spans.now_ns() - scope[spans.BEGAN_NS], int(error or 200)
-    if traces.lets_go(scope, status, took_ns, error):
-        scope[spans.BEGAN_NS] = 0
-        return None
-    traces.end(scope, spans.now_ns(), status, error)
-    trace: Trace = scope[spans.TRACE]
-    return trace
+    Watch((), "1").end(scope, int(error or 200))
+    return scope.get(spans.TRACE)
 
 
 def test_a_request_has_no_trace_until_somebody_needs_one(clock: Clock, kept: list[Span]) -> None:
     commit = tracing.tracer().begin_for_others("commit")
     quiet, failed, slow = request(), request(request_id="req_2", tenant_id="ten_1"), request()
     for scope in (quiet, failed, slow):
-        assert tracing.tracer().begin_request(scope, None) is scope
+        assert tracing.begin_request(scope, None) is scope
     work = Work(commit, "submit", clock.now, None)
     work.serve([(scope, clock.now / 1e9, 1) for scope in (quiet, failed, slow)])
     assert (ended(quiet), ended(failed, "503")) == (None, kept[1])
@@ -193,7 +190,7 @@ def test_a_request_has_no_trace_until_somebody_needs_one(clock: Clock, kept: lis
 
 def test_a_request_that_waits_often_says_how_much_it_left_out(kept: list[Span]) -> None:
     scope, commit = request(), tracing.tracer().begin_for_others("commit")
-    tracing.tracer().begin_request(scope, None)
+    tracing.begin_request(scope, None)
     for _ in range(200):
         Work(commit, "submit", commit.started_ns, None).serve([(scope, 0.0, 1)])
     trace = ended(scope, "500")
@@ -203,7 +200,7 @@ def test_a_request_that_waits_often_says_how_much_it_left_out(kept: list[Span]) 
 
 def test_whoever_asks_for_the_span_of_a_request_gets_the_same_before_and_after(kept: list[Span]) -> None:
     scope = request(request_id="req_1", tenant_id="ten_1")
-    token = tracing.enter(tracing.tracer().begin_request(scope, None))
+    token = tracing.enter(tracing.begin_request(scope, None))
     found = tracing.current()
     assert found is not None
     with tracing.span("inner") as inner:
@@ -221,7 +218,7 @@ def test_a_request_that_is_over_has_ids_and_nothing_more(kept: list[Span]) -> No
         request(request_id="req_1", tenant_id="ten_1"),
         tracing.tracer().begin_for_others("commit"),
     )
-    token = tracing.enter(tracing.tracer().begin_request(scope, None))
+    token = tracing.enter(tracing.begin_request(scope, None))
     assert ended(scope) is None
     Work(commit, "submit", commit.started_ns, None).serve([(scope, 0.0, 1)])
     found = tracing.current()
@@ -250,7 +247,7 @@ def test_requests_that_the_dice_choose_are_kept(clock: Clock) -> None:
     before = tracing.install(Tracer(roots.append, Sampling(ratio=1.0)))
     try:
         scope, commit = request(), tracing.tracer().begin_for_others("commit")
-        trace = tracing.tracer().begin_request(scope, None)
+        trace = tracing.begin_request(scope, None)
         Work(commit, "submit", commit.started_ns, None).serve([(trace, 0.0, 1), (scope, 0.0, 1)])
         assert ended(scope) is trace
         assert [root.trace.kept for root in roots] == ["linked", "head"]
@@ -280,7 +277,7 @@ def test_requests_that_are_not_kept_leave_nothing_for_the_garbage_collector(kept
 
     def answer(needed: bool) -> None:
         scope, commit = request(), tracing.tracer().begin_for_others("commit")
-        token = tracing.enter(tracing.tracer().begin_request(scope, None))
+        token = tracing.enter(tracing.begin_request(scope, None))
         Work(commit, "submit", commit.started_ns, None).serve([(scope, 0.0, 1)])
         if needed:
             with tracing.span("inner"):

@@ -42,7 +42,7 @@ from finflow.api.state import Services
 from finflow.api.watching import Watch
 from finflow.kernel.tasks import is_cancelled
 from finflow.settlement.worker import Worker
-from finflow.telemetry import vitals
+from finflow.telemetry import instruments, vitals
 from finflow.telemetry.exposition import Exposition
 
 log = logging.getLogger(__name__)
@@ -119,10 +119,9 @@ def build(
     Requests pass a Doorkeeper unless there is another `door`, which is for measurements alone. `proof` is
     what the ingress in front proves itself by, if there is one.
     """
-    watch = Watch(HANDLERS, release, access_ratio)
     app = Litestar(
         list(HANDLERS),
-        lifespan=[_lifespan(open_services, watch)],
+        lifespan=[_lifespan(open_services, lambda: instruments.active_requests.set(envelope.underway))],
         guards=[identity.guard],
         exception_handlers={Exception: on_error},
         logging_config=None,
@@ -131,12 +130,14 @@ def build(
         request_max_body_size=BATCH_BODY_LIMIT,
     )
     door = door or Doorkeeper(lambda: app.state.services)
-    exposed = Exposed(Envelope(app, deadline_s, Routes(app, HANDLERS), door, watch), exposition)
+    watch = Watch(HANDLERS, release, access_ratio)
+    envelope = Envelope(app, deadline_s, Routes(app, HANDLERS), door, watch)
+    exposed = Exposed(envelope, exposition)
     return Forwarded(exposed, proof) if proof else exposed
 
 
 def _lifespan(
-    open_services: OpenServices, watch: Watch
+    open_services: OpenServices, sample: Callable[[], None]
 ) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -152,7 +153,7 @@ def _lifespan(
                     _keep("settlement", Worker(services.settlement, poll_s=POLL_S).run, SETTLE_AGAIN_S),
                     name="settle",
                 ),
-                asyncio.create_task(vitals.sampled(watch.sample), name="sample-requests"),
+                asyncio.create_task(vitals.sampled(sample), name="sample-requests"),
             ]
             try:
                 yield

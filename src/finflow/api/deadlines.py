@@ -18,6 +18,9 @@ class Deadlines:
         self._overdue: set[asyncio.Task[Any]] = set()
         self._reaper: asyncio.Task[None] | None = None
 
+    def __len__(self) -> int:
+        return len(self._since)
+
     def enter(self) -> "asyncio.Task[Any]":
         """Start the clock of the current task; `leave` stops it."""
         task = asyncio.current_task()

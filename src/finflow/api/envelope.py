@@ -16,7 +16,6 @@ from finflow.api.problems import problem
 from finflow.api.watching import Watch
 from finflow.kernel.errors import FinFlowError
 from finflow.telemetry import trace_context, tracing
-from finflow.telemetry.spans import BEGAN_NS
 from finflow.telemetry.trace_context import Parent
 
 log = logging.getLogger(__name__)
@@ -59,6 +58,11 @@ class Envelope:
         self._head = f"req_{secrets.token_hex(8)}"
         self._count = itertools.count(1)
 
+    @property
+    def underway(self) -> int:
+        """Requests that are being worked at."""
+        return len(self._deadlines)
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
@@ -73,15 +77,16 @@ class Envelope:
             scope = {**scope, "method": "GET"}
 
         def send_with_id(message: Any) -> Any:
-            nonlocal status
+            nonlocal status, watch
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], header, *_SAFE, *said]
                 return send(message)
             if method == "HEAD":
                 message = {**message, "body": b""}
-            if watch is not None and asked[BEGAN_NS] and not message.get("more_body"):
+            if watch is not None and not message.get("more_body"):
                 watch.end(asked, status, error_name)
+                watch = None
             return send(message)
 
         token = tracing.enter(runs)
@@ -107,7 +112,7 @@ class Envelope:
             self._deadlines.leave(task)
             if self._door is not None:
                 self._door.leave(scope)
-            if watch is not None and asked[BEGAN_NS]:
+            if watch is not None:
                 watch.end(asked, status, error_name)
             tracing.leave(token)
 

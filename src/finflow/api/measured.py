@@ -17,18 +17,11 @@ NO_TENANT: Final = "none"
 _METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _OTHER_METHOD: Final = "_OTHER"
 _FAILED_FROM: Final = 500
+_FAILED: Final = instruments.TENANT_OUTCOMES.index("failed")
 
-
-class _Route:
-    """The series of one method of one route, bound once; `classes` by the hundreds of the status."""
-
-    __slots__ = ("classes", "duration")
-
-    def __init__(self, method: str, template: str) -> None:
-        self.duration = instruments.REQUEST_DURATION.bind(method, template)
-        self.classes = tuple(
-            instruments.REQUESTS.bind(method, template, each) for each in instruments.STATUS_CLASSES
-        )
+# What the answers of one status on a route count in: their time, their class, and the place of what they are
+# for the tenant, 0 where their time decides on that.
+_Answers = tuple[Histogram, Counter, int]
 
 
 class RequestCounts:
@@ -36,40 +29,59 @@ class RequestCounts:
 
     def __init__(self, handlers: Iterable[HTTPRouteHandler]) -> None:
         self._templates = Templates(handlers)
-        self._routes = {pair: _Route(*pair) for pair in self._templates.pairs}
-        self._unmatched = {method: _Route(method, UNMATCHED) for method in (*_METHODS, _OTHER_METHOD)}
-        self._tenants: dict[str, tuple[Counter, ...]] = {}
-        self._tenant(NO_TENANT)
+        self._routes = frozenset(self._templates.pairs)
+        # By method, template and status. A path without parameters is its own template.
+        self._answers: dict[tuple[str, str, int], _Answers] = {}
+        self._tenants: dict[str | None, tuple[Counter, ...]] = {}
+        self._tenant(None)
+        unmatched = [(method, UNMATCHED) for method in (*_METHODS, _OTHER_METHOD)]
+        for method, template in (*self._templates.pairs, *unmatched):
+            _bound(method, template)
 
     def count(self, scope: Any, status: int, duration_s: float) -> Histogram:
         """One request more; `status` is 0 where there was no answer. What its time was counted in."""
-        route = self._routes.get((scope["method"], scope["path"])) or self._route(scope)
-        tenant_id = scope["state"].get("tenant_id") or NO_TENANT
-        good, slow, failed = self._tenants.get(tenant_id) or self._tenant(tenant_id)
-        if status == 0 or status >= _FAILED_FROM:
-            outcome = failed
-        else:
-            outcome = good if duration_s <= instruments.OBJECTIVE_S else slow
-        answered = route.classes[status // 100 if 100 <= status < 600 else 0]
-        route.duration.observe_counted(duration_s, answered, outcome)
-        return route.duration
+        duration, answered, failed = self._answers.get(
+            (scope["method"], scope["path"], status)
+        ) or self._answers_of(scope, status)
+        tenant_id = scope["state"].get("tenant_id")
+        outcomes = self._tenants.get(tenant_id) or self._tenant(tenant_id)
+        duration.observe_counted(
+            duration_s, answered, outcomes[failed or duration_s > instruments.OBJECTIVE_S]
+        )
+        return duration
 
-    def _route(self, scope: Any) -> _Route:
-        """The route of a path with parameters, or of a request that never came to the router."""
+    def _answers_of(self, scope: Any, status: int) -> _Answers:
+        """The series for a path with parameters, for a request that never came to the router, or for a
+        status that is the first of its kind."""
         method = scope["method"]
         template = scope.get("path_template") or self._templates.of(scope["path"])
-        known = self._routes.get((method, template))
-        if known is None and method == "HEAD" and ("GET", template) in self._routes:
-            known = self._routes[method, template] = _Route(method, template)
-        return known or self._unmatched.get(method) or self._unmatched[_OTHER_METHOD]
+        asked = "GET" if method == "HEAD" else method
+        if (method, template) not in self._routes and (asked, template) not in self._routes:
+            method, template = method if method in _METHODS else _OTHER_METHOD, UNMATCHED
+        found = self._answers.get((method, template, status))
+        if found is None:
+            found = self._answers[method, template, status] = _answers(method, template, status)
+        return found
 
-    def _tenant(self, tenant_id: str) -> tuple[Counter, ...]:
+    def _tenant(self, tenant_id: str | None) -> tuple[Counter, ...]:
         bind = instruments.TENANT_REQUESTS.bind
-        bound = tuple(bind(tenant_id, outcome) for outcome in instruments.TENANT_OUTCOMES)
+        bound = tuple(bind(tenant_id or NO_TENANT, outcome) for outcome in instruments.TENANT_OUTCOMES)
         # Those beyond the bound share their series and are not remembered: memory has a bound too.
         if len(self._tenants) < instruments.MAX_TENANTS:
             self._tenants[tenant_id] = bound
         return bound
+
+
+def _bound(method: str, template: str) -> tuple[Histogram, list[Counter]]:
+    """The series of a route, its counters by the hundreds of the status."""
+    classes = [instruments.REQUESTS.bind(method, template, each) for each in instruments.STATUS_CLASSES]
+    return instruments.REQUEST_DURATION.bind(method, template), classes
+
+
+def _answers(method: str, template: str, status: int) -> _Answers:
+    duration, classes = _bound(method, template)
+    failed = status == 0 or status >= _FAILED_FROM
+    return duration, classes[status // 100 if 100 <= status < 600 else 0], _FAILED if failed else 0
 
 
 class Templates:

@@ -8,7 +8,7 @@ import random
 from typing import Any, Final
 
 from finflow.telemetry import tracing
-from finflow.telemetry.spans import BEGAN_NS, TRACE
+from finflow.telemetry.spans import BEGAN_NS
 from finflow.telemetry.tracing import Attributes, Scope, Trace, Tracer
 
 access = logging.getLogger("finflow.access")
@@ -17,7 +17,7 @@ _METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PAT
 _OTHER_METHOD: Final = "_OTHER"
 # Asked every few seconds by whoever watches the process: kept where they fail or are slow, not by chance.
 _PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-_FIRST_FAILURE: Final = 500
+FIRST_FAILURE: Final = 500
 _MAX_PATH: Final = 1_024
 
 
@@ -28,19 +28,9 @@ class RequestTraces:
         self._release = release
         self._access_ratio = access_ratio
 
-    def lets_go(self, scope: Scope, status: int, took_ns: int, error: str | None) -> bool:
-        """Whether nobody needed a request's trace, and nobody will: so it is with almost every one."""
-        return (
-            TRACE not in scope
-            and status < _FIRST_FAILURE
-            and error is None
-            and took_ns < tracing.tracer().slow_ns
-            and not self._access_ratio
-        )
-
     def end(self, scope: Scope, ended_ns: int, status: int, error: str | None) -> Trace | None:
         """A request was answered, with 0 not at all: its trace, if it is kept."""
-        if error is None and status >= _FIRST_FAILURE:
+        if error is None and status >= FIRST_FAILURE:
             error = str(status)
         if self._access_ratio:
             self._log(scope, status, ended_ns - scope[BEGAN_NS], error)

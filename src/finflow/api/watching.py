@@ -10,30 +10,23 @@ from time import time
 from litestar.handlers import HTTPRouteHandler
 
 from finflow.api.measured import RequestCounts
-from finflow.api.traced import RequestTraces
-from finflow.telemetry import instruments, tracing
+from finflow.api.traced import FIRST_FAILURE, RequestTraces
+from finflow.telemetry import tracing
 from finflow.telemetry.metrics import Histogram
-from finflow.telemetry.spans import BEGAN_NS
-from finflow.telemetry.trace_context import Parent
-from finflow.telemetry.tracing import Running, Scope, Trace, now_ns
+from finflow.telemetry.spans import BEGAN_NS, TRACE
+from finflow.telemetry.tracing import Scope, Trace, now_ns
 
 
 class Watch:
-    """What is begun with `begin` is ended with `end`, once."""
+    """What is begun with `begin` is ended with `end`, once. `access_ratio` of them get an access line."""
+
+    # A request from now on; what runs while it is answered.
+    begin = staticmethod(tracing.begin_request)
 
     def __init__(self, handlers: Iterable[HTTPRouteHandler], release: str, access_ratio: float = 0.0) -> None:
         self._counts = RequestCounts(handlers)
         self._traces = RequestTraces(release, access_ratio)
-        self._active = 0
-
-    def sample(self) -> None:
-        """Set the gauge of requests that are being worked at: now and then, not with each of them."""
-        instruments.active_requests.set(self._active)
-
-    def begin(self, scope: Scope, parent: Parent | None) -> Running:
-        """A request from now on; what runs while it is answered."""
-        self._active += 1
-        return tracing.tracer().begin_request(scope, parent)
+        self._logs = access_ratio > 0
 
     def end(self, scope: Scope, status: int, error: str | None = None) -> None:
         """The last of an answer is about to be sent, or there will be none (status 0).
@@ -42,14 +35,19 @@ class Watch:
         """
         ended_ns = now_ns()
         took_ns = ended_ns - scope[BEGAN_NS]
-        self._active -= 1
         series = self._counts.count(scope, status, took_ns / 1e9)
-        if self._traces.lets_go(scope, status, took_ns, error):
-            scope[BEGAN_NS] = 0
-            return
-        kept = self._traces.end(scope, ended_ns, status, error)
-        if kept is not None:
-            _exemplify(series, took_ns / 1e9, kept)
+        if (
+            took_ns >= tracing.tracer().slow_ns
+            or TRACE in scope
+            or status >= FIRST_FAILURE
+            or error is not None
+            or self._logs
+        ):
+            kept = self._traces.end(scope, ended_ns, status, error)
+            if kept is not None:
+                _exemplify(series, took_ns / 1e9, kept)
+        # Of almost every request nobody needed a trace, and nobody will.
+        scope[BEGAN_NS] = 0
 
 
 def _exemplify(series: Histogram, duration_s: float, trace: Trace) -> None:

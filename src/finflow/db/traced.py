@@ -68,21 +68,20 @@ class TracedConnection(Plain):
         if span is None:
             return await answer
         inner: Any = self
-        span.name, attributes = _described(query, inner._params.database or "", inner._addr)
-        span.attributes = attributes.copy()
+        span.name, span.attributes = _described(query, inner._params.database or "", inner._addr)
         try:
             return await answer
         except BaseException as error:
             span.error = tracing.error_name(error)
             if sqlstate := getattr(error, "sqlstate", None):
-                span.attributes["db.response.status_code"] = sqlstate
+                span.attributes = span.attributes | {"db.response.status_code": sqlstate}
             raise
         finally:
             span.end()
 
 
 @lru_cache(maxsize=1024)
-def _described(query: str, database: str, address: str | tuple[str, int]) -> tuple[str, tracing.Attributes]:
+def _described(query: str, database: str, address: str | tuple[str, int]) -> tuple[str, tracing.Shared]:
     """A span's name and what it says of a statement, the same each time that it is asked."""
     statement = described(query)
     attributes: tracing.Attributes = {
@@ -99,4 +98,4 @@ def _described(query: str, database: str, address: str | tuple[str, int]) -> tup
         attributes["server.address"] = address
     else:
         attributes["server.address"], attributes["server.port"] = address[0], int(address[1])
-    return statement.summary or _SYSTEM, attributes
+    return statement.summary or _SYSTEM, tracing.Shared(attributes)

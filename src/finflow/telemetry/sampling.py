@@ -4,6 +4,8 @@ import math
 import random
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, repeat
 from typing import Final, NamedTuple
 
 # An allowance that was not used for so long is there at once when it is.
@@ -59,26 +61,24 @@ class Dice:
     def __init__(self, ratio: float) -> None:
         self._threshold = round(ratio * _HALF_ID)
         self._none_of = math.log1p(-ratio) if ratio < 1 else -math.inf
-        self._left = self._draw()
+        # Whether the next is chosen: as often as by `throw`. `of` makes the id later. Every request asks, so
+        # no step of Python is taken for those that are not.
+        self.chooses: Callable[[], bool] = chain.from_iterable(self._choices()).__next__
 
     def throw(self) -> tuple[int, bool]:
         """An id, and whether it is chosen."""
         made = id_bits(128) or 1
         return made, made % _HALF_ID < self._threshold
 
-    def chooses(self) -> bool:
-        """Whether the next is chosen: as often as by `throw`, for a subtraction. `of` makes the id later."""
-        self._left -= 1
-        if self._left >= 0:
-            return False
-        self._left = self._draw()
-        return True
-
     def of(self, chosen: bool) -> tuple[int, bool]:
         """An id that is chosen, or one that is not."""
         low, span = (0, self._threshold) if chosen else (self._threshold, _HALF_ID - self._threshold)
         lower = low + random.randrange(max(1, span))  # noqa: S311 - an id, no secret
         return (id_bits(64) << 64 | lower) or 1, chosen
+
+    def _choices(self) -> Iterator[Iterable[bool]]:
+        while True:
+            yield chain(repeat(False, self._draw()), (True,))
 
     def _draw(self) -> int:
         """How many are let go before the next that is chosen: a geometric variate, by inversion."""

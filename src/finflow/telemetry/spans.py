@@ -26,6 +26,16 @@ wall_ns: Final = time.time_ns
 _id_bits: Final = random.getrandbits
 
 
+class Shared(Attributes):
+    """What many spans say alike: never written to, and encoded once, by whoever exports the first."""
+
+    __slots__ = ("encoded",)
+
+    def __init__(self, said: Attributes) -> None:
+        super().__init__(said)
+        self.encoded = b""
+
+
 # A span of another trace, by its numbers: trace, span, whether it was sampled. Pointing at it keeps nothing
 # of it in memory, and a plain tuple is made in a third of a named one's time.
 Link = tuple[int, int, bool]

@@ -13,8 +13,8 @@ import logging
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar
 
 from finflow.telemetry import trace_context
 from finflow.telemetry.sampling import Allowance, Dice, Sampling
@@ -30,6 +30,7 @@ from finflow.telemetry.spans import (
     Reason,
     Running,
     Scope,
+    Shared,
     Span,
     Trace,
     Value,
@@ -42,9 +43,9 @@ from finflow.telemetry.trace_context import Parent
 
 # The room's door: what a trace is made of lies in spans.py, and is named here.
 __all__ = [
-    "MAX_SPANS", "Attributes", "Kind", "Link", "Running", "Scope", "Span", "Trace", "Tracer", "Value", "Work",
-    "current", "detached", "enter", "error_name", "install", "leave", "now_ns", "outgoing", "root", "running",
-    "span", "start", "tenant_of", "tracer", "within",
+    "MAX_SPANS", "Attributes", "Kind", "Link", "Running", "Scope", "Shared", "Span", "Trace", "Tracer",
+    "Value", "Work", "begin_request", "current", "detached", "enter", "error_name", "install", "leave",
+    "now_ns", "outgoing", "root", "running", "span", "start", "tenant_of", "tracer", "within",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class Tracer:
     ) -> None:
         self._sink = sink
         self._dice = Dice(sampling.ratio)
+        self.chooses = self._dice.chooses
         # From how many nanoseconds on a trace is kept for that alone.
         self.slow_ns = int(sampling.slow_ms * 1_000_000) if sink is not None else sys.maxsize
         self._on_drop = on_drop
@@ -84,13 +86,8 @@ class Tracer:
         trace.shared = True
         return trace
 
-    def begin_request(self, scope: Scope, parent: Parent | None) -> Running:
-        """What runs while the request with this ASGI scope is answered: its trace, where that is kept for
-        certain; else the scope, until `trace_of` is asked.
-        """
-        scope[BEGAN_NS] = now_ns()
-        if parent is None and not self._dice.chooses():
-            return scope
+    def begin_chosen(self, scope: Scope, parent: Parent | None) -> Trace:
+        """The trace of a request that its caller or the dice chose at its beginning."""
         chosen = (0, False) if parent is not None else self._dice.of(chosen=True)
         return self._of_request(scope, parent, chosen)
 
@@ -177,6 +174,12 @@ log = logging.getLogger(__name__)
 _current: ContextVar[Running | None] = ContextVar("finflow_span", default=None)
 _tracer: Tracer = Tracer()
 
+# What runs in this context: a span, or a request of which nobody has needed a trace yet.
+running: Final = _current.get
+# Make something what runs, until `leave` with what this answers.
+enter: Final = _current.set
+leave: Final = _current.reset
+
 
 def tracer() -> Tracer:
     """The process's tracer; until `install` one that records nothing."""
@@ -190,15 +193,20 @@ def install(new: Tracer) -> Tracer:
     return before
 
 
+def begin_request(scope: Scope, parent: Parent | None) -> Running:
+    """What runs while the request with this ASGI scope is answered: its trace, where that is kept for
+    certain; else the scope, until `trace_of` is asked.
+    """
+    scope[BEGAN_NS] = now_ns()
+    if parent is None and not _tracer.chooses():
+        return scope
+    return _tracer.begin_chosen(scope, parent)
+
+
 def current() -> Span | None:
     """The span that runs in this context; a request's trace is made for it."""
     found = _current.get()
     return _tracer.trace_of(found) if isinstance(found, dict) else found
-
-
-def running() -> Running | None:
-    """What runs in this context: a span, or a request of which nobody has needed a trace yet."""
-    return _current.get()
 
 
 def tenant_of(found: Running) -> str | None:
@@ -207,16 +215,6 @@ def tenant_of(found: Running) -> str | None:
         return found.trace.whose
     tenant: str | None = (found.get("state") or {}).get("tenant_id")
     return tenant
-
-
-def enter(what: Running | None) -> Token[Running | None]:
-    """Make this what runs until `leave`."""
-    return _current.set(what)
-
-
-def leave(token: Token[Running | None]) -> None:
-    """What ran before runs again."""
-    _current.reset(token)
 
 
 def start(name: str, kind: Kind = "internal") -> Span | None:
