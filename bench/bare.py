@@ -52,9 +52,9 @@ def bare() -> Envelope:
             asgi._rest_the_collector()
             yield found
 
-    exposed: Any = asgi.build(opened)
-    envelope: Envelope = exposed.app
-    envelope._watch = None
+    envelope = asgi.build(opened)
+    assert isinstance(envelope, Envelope)
+    envelope._watch = envelope._metrics = None
     return envelope
 
 

@@ -20,12 +20,13 @@ from finflow.client.model import NewAccount
 from finflow.client.service import Client
 from finflow.client.tokens import StaticToken
 from finflow.db.migrations import migrate
+from finflow.db.traced import connection_class
 from finflow.ledger.writer import LedgerWriter
 from finflow.telemetry.export import Exporter
 from finflow.telemetry.sampling import Sampling
 from finflow.telemetry.service import tracing_on
 from finflow.telemetry.settings import OtlpSettings
-from finflow.telemetry.tracing import Tracer, install
+from finflow.telemetry.tracing import Tracer, install, root
 from oracles import otlp
 from oracles.http import Bank, client_of, lifespan, line
 from oracles.otlp import Receiver, Seen
@@ -175,6 +176,27 @@ async def test_reads_show_their_queries_and_the_template_of_their_path(database_
     refused = next(span for span in spans if span.attributes["http.response.status_code"] == 400)
     assert not refused.failed
     assert "unknown" not in repr(spans)
+
+
+async def test_a_statement_that_fails_says_how_and_those_beside_it_do_not(database_url: str) -> None:
+    divide = "select 1 / $1::int"
+    with otlp.over_http() as receiver, tracing(receiver, ALL):
+        connection = await asyncpg.connect(database_url, connection_class=connection_class())
+        try:
+            with root("asked"):
+                assert await connection.fetchval(divide, 1) == 1
+                with pytest.raises(asyncpg.DivisionByZeroError):
+                    await connection.fetchval(divide, 0)
+                assert await connection.fetchval(divide, -1) == -1
+        finally:
+            await connection.close()
+        await receiver.wait_for("asked")
+    asked = receiver.named("SELECT")
+    assert [span.failed for span in asked] == [False, True, False]
+    same = asked[0].attributes
+    assert same["db.query.text"] == divide.replace("1 /", "? /")
+    assert asked[1].attributes == same | {"db.response.status_code": "22012", "error.type": "22012"}
+    assert asked[2].attributes == same
 
 
 async def test_an_unknown_path_names_no_span(database_url: str) -> None:

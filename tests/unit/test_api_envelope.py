@@ -27,7 +27,7 @@ async def ask(app: App, deadline_s: float = 30.0) -> list[Message]:
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    await Envelope(app, deadline_s)({"type": "http", "headers": []}, receive, send)
+    await Envelope(app, deadline_s)({"type": "http", "path": "/", "headers": []}, receive, send)
     return sent
 
 

@@ -8,7 +8,7 @@ import pytest
 from finflow.api.asgi import HANDLERS
 from finflow.api.envelope import Envelope
 from finflow.api.measured import Templates
-from finflow.api.metrics_page import Exposed
+from finflow.api.metrics_page import MetricsPage
 from finflow.api.watching import Watch
 from finflow.telemetry import instruments, tracing
 from finflow.telemetry.collecting import Collector
@@ -66,9 +66,9 @@ async def ask(app: Told, method: str = "GET", path: str = "/healthz", **scope: A
     return sent
 
 
-def watched(app: Told) -> Exposed:
-    ENVELOPES.append(Envelope(app, watch=WATCH))
-    return Exposed(ENVELOPES[-1])
+def watched(app: Told) -> Envelope:
+    ENVELOPES.append(Envelope(app, watch=WATCH, metrics=MetricsPage()))
+    return ENVELOPES[-1]
 
 
 def counted(method: str, route: str, status_class: str) -> float:
@@ -141,7 +141,7 @@ async def test_tenants_without_number_share_what_is_left() -> None:
         app.tenant = f"ten_flood_{number}"
         await enveloped({"type": "http", "method": "GET", "path": "/healthz", "headers": []}, None, send)
     assert len(family) <= bound
-    assert len(watch._counts._tenants) <= instruments.MAX_TENANTS
+    assert len(watch._counts.known_outcomes) <= instruments.MAX_TENANTS
     assert sum(each.value for each in family._bound.values()) == before + instruments.MAX_TENANTS + 200
     assert family.bind(OTHER, "good").value >= 200
 

@@ -62,6 +62,21 @@ def value(collector: Collector, name: str, **labels: str) -> float:
     return samples(read_openmetrics(shown(collector)))[name, frozenset(labels.items())]
 
 
+@given(st.lists(st.sampled_from(EDGES) | st.floats(-1, 20), max_size=40))
+def test_many_observations_in_one_step_count_as_one_by_one(durations: list[float]) -> None:
+    registry = Registry(4_096, 1 << 16)
+    family = registry.histogram("t_time_seconds", "Time.", EDGES, ("how",))
+    together, apart = family.bind("together"), family.bind("apart")
+    together.observe_each(durations)
+    for duration in durations:
+        apart.observe(max(0.0, duration))
+    buckets = len(EDGES) + 1
+    numbers = registry.block.reader().numbers(2 * buckets + 2)
+    placed = [numbers[each._slot : each._slot + buckets] for each in (together, apart)]
+    assert placed[0] == placed[1]
+    assert together.sum == pytest.approx(apart.sum)
+
+
 # --- against Prometheus' own client ---
 
 

@@ -36,7 +36,7 @@ from finflow.api.decoding import BATCH_BODY_LIMIT
 from finflow.api.direct import Routes
 from finflow.api.envelope import DEADLINE_S, Door, Envelope
 from finflow.api.forwarded import Forwarded
-from finflow.api.metrics_page import Exposed
+from finflow.api.metrics_page import MetricsPage
 from finflow.api.problems import on_error
 from finflow.api.state import Services
 from finflow.api.watching import Watch
@@ -113,7 +113,7 @@ def build(
     release: str = __version__,
     access_ratio: float = 0.0,
     proof: bytes | None = None,
-) -> Exposed | Forwarded:
+) -> Envelope | Forwarded:
     """The ASGI application over these services, which are opened at start-up and closed at shutdown.
 
     Requests pass a Doorkeeper unless there is another `door`, which is for measurements alone. `proof` is
@@ -131,9 +131,8 @@ def build(
     )
     door = door or Doorkeeper(lambda: app.state.services)
     watch = Watch(HANDLERS, release, access_ratio)
-    envelope = Envelope(app, deadline_s, Routes(app, HANDLERS), door, watch)
-    exposed = Exposed(envelope, exposition)
-    return Forwarded(exposed, proof) if proof else exposed
+    envelope = Envelope(app, deadline_s, Routes(app, HANDLERS), door, watch, MetricsPage(exposition))
+    return Forwarded(envelope, proof) if proof else envelope
 
 
 def _lifespan(
@@ -176,7 +175,7 @@ async def _keep(name: str, work: Callable[[], Awaitable[None]], again_in_s: floa
             await asyncio.sleep(again_in_s)
 
 
-def from_environment() -> Exposed | Forwarded:
+def from_environment() -> Envelope | Forwarded:
     """The application that the FINFLOW_* variables describe. Raises setting_malformed."""
     from finflow.app import Config, measuring, proof, services, traced
     from finflow.telemetry import levels, logs

@@ -12,6 +12,7 @@ from finflow.api.answers import Header
 from finflow.api.deadlines import Deadlines
 from finflow.api.direct import Routes
 from finflow.api.methods import options
+from finflow.api.metrics_page import PATH, MetricsPage, is_local
 from finflow.api.problems import problem
 from finflow.api.watching import Watch
 from finflow.kernel.errors import FinFlowError
@@ -48,8 +49,10 @@ class Envelope:
         direct: Routes | None = None,
         door: Door | None = None,
         watch: Watch | None = None,
+        metrics: MetricsPage | None = None,
     ) -> None:
         self._app = app
+        self._metrics = metrics
         self._door = door
         self._watch = watch
         self._direct = direct
@@ -66,6 +69,9 @@ class Envelope:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if scope["path"] == PATH and self._metrics is not None and is_local(scope):
+            await self._metrics(scope, receive, send)
             return
         request_id, parent = self._said(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id

@@ -1,4 +1,4 @@
-"""What every request is counted as: by its route's template, its tenant, its answer, its time.
+"""What every request is counted in: by its route's template, its tenant, its answer, its time.
 
 Labels come from the table of routes alone; nothing that a client sends makes a new one, but for tenants, of
 which there is a bound.
@@ -21,7 +21,7 @@ _FAILED: Final = instruments.TENANT_OUTCOMES.index("failed")
 
 # What the answers of one status on a route count in: their time, their class, and the place of what they are
 # for the tenant, 0 where their time decides on that.
-_Answers = tuple[Histogram, Counter, int]
+Answers = tuple[Histogram, Counter, int]
 
 
 class RequestCounts:
@@ -31,44 +31,33 @@ class RequestCounts:
         self._templates = Templates(handlers)
         self._routes = frozenset(self._templates.pairs)
         # By method, template and status. A path without parameters is its own template.
-        self._answers: dict[tuple[str, str, int], _Answers] = {}
-        self._tenants: dict[str | None, tuple[Counter, ...]] = {}
-        self._tenant(None)
+        self.known_answers: dict[tuple[str, str, int], Answers] = {}
+        self.known_outcomes: dict[str | None, tuple[Counter, ...]] = {}
+        self.outcomes(None)
         unmatched = [(method, UNMATCHED) for method in (*_METHODS, _OTHER_METHOD)]
         for method, template in (*self._templates.pairs, *unmatched):
             _bound(method, template)
 
-    def count(self, scope: Any, status: int, duration_s: float) -> Histogram:
-        """One request more; `status` is 0 where there was no answer. What its time was counted in."""
-        duration, answered, failed = self._answers.get(
-            (scope["method"], scope["path"], status)
-        ) or self._answers_of(scope, status)
-        tenant_id = scope["state"].get("tenant_id")
-        outcomes = self._tenants.get(tenant_id) or self._tenant(tenant_id)
-        duration.observe_counted(
-            duration_s, answered, outcomes[failed or duration_s > instruments.OBJECTIVE_S]
-        )
-        return duration
-
-    def _answers_of(self, scope: Any, status: int) -> _Answers:
-        """The series for a path with parameters, for a request that never came to the router, or for a
-        status that is the first of its kind."""
+    def answers(self, scope: Any, status: int) -> Answers:
+        """What an answer counts in that is not known by its path: that has parameters, or never came to the
+        router, or the status is the first of its kind. 0 is no answer."""
         method = scope["method"]
         template = scope.get("path_template") or self._templates.of(scope["path"])
         asked = "GET" if method == "HEAD" else method
         if (method, template) not in self._routes and (asked, template) not in self._routes:
             method, template = method if method in _METHODS else _OTHER_METHOD, UNMATCHED
-        found = self._answers.get((method, template, status))
+        found = self.known_answers.get((method, template, status))
         if found is None:
-            found = self._answers[method, template, status] = _answers(method, template, status)
+            found = self.known_answers[method, template, status] = _answers(method, template, status)
         return found
 
-    def _tenant(self, tenant_id: str | None) -> tuple[Counter, ...]:
+    def outcomes(self, tenant_id: str | None) -> tuple[Counter, ...]:
+        """The counters of a tenant that is not known yet, or of nobody: good, slow, failed."""
         bind = instruments.TENANT_REQUESTS.bind
         bound = tuple(bind(tenant_id or NO_TENANT, outcome) for outcome in instruments.TENANT_OUTCOMES)
         # Those beyond the bound share their series and are not remembered: memory has a bound too.
-        if len(self._tenants) < instruments.MAX_TENANTS:
-            self._tenants[tenant_id] = bound
+        if len(self.known_outcomes) < instruments.MAX_TENANTS:
+            self.known_outcomes[tenant_id] = bound
         return bound
 
 
@@ -78,7 +67,7 @@ def _bound(method: str, template: str) -> tuple[Histogram, list[Counter]]:
     return instruments.REQUEST_DURATION.bind(method, template), classes
 
 
-def _answers(method: str, template: str, status: int) -> _Answers:
+def _answers(method: str, template: str, status: int) -> Answers:
     duration, classes = _bound(method, template)
     failed = status == 0 or status >= _FAILED_FROM
     return duration, classes[status // 100 if 100 <= status < 600 else 0], _FAILED if failed else 0

@@ -1,6 +1,5 @@
 """/metrics, for callers on this machine alone; for everybody else a route that the application has not."""
 
-from collections.abc import Awaitable
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -9,24 +8,17 @@ from finflow.telemetry import instruments
 from finflow.telemetry.collecting import Collector
 from finflow.telemetry.exposition import Exposition
 
-_PATH: Final = "/metrics"
+PATH: Final = "/metrics"
 _FORWARDED: Final = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
 
 
-class Exposed:
-    """ASGI around the application. `exposition` is what /metrics answers: by default this process."""
+class MetricsPage:
+    """ASGI; `exposition` is what it answers: by default this process."""
 
-    def __init__(self, app: Any, exposition: Exposition | None = None) -> None:
-        self.app = app
+    def __init__(self, exposition: Exposition | None = None) -> None:
         self.exposition = exposition or Exposition(Collector(None, instruments.REGISTRY))
 
-    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
-        if scope["type"] == "http" and scope["path"] == _PATH and _is_local(scope):
-            return self._metrics(scope, receive, send)
-        answering: Awaitable[None] = self.app(scope, receive, send)
-        return answering
-
-    async def _metrics(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["method"] not in ("GET", "HEAD"):
             await Answer(405, b"", ((b"allow", b"GET, HEAD"),))(scope, receive, send)
             return
@@ -36,7 +28,7 @@ class Exposed:
         await Answer(200, b"" if scope["method"] == "HEAD" else body, headers)(scope, receive, send)
 
 
-def _is_local(scope: Any) -> bool:
+def is_local(scope: Any) -> bool:
     """Whether the caller sits on this machine and speaks for itself: behind a proxy everybody would."""
     client = scope.get("client")
     if not client or any(name in _FORWARDED for name, _ in scope["headers"]):

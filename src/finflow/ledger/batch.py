@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import msgspec
+
 from finflow.ledger.book import Head, Record
 from finflow.ledger.commands import MOVES_MONEY, Request
 from finflow.ledger.save import Decided
@@ -14,7 +16,7 @@ from finflow.telemetry.tracing import Running
 SLICE: Final = 128
 
 
-class Job(NamedTuple):
+class Job(msgspec.Struct, frozen=True):
     """Requests of one caller that are answered together; `atomic` decides them all or nothing."""
 
     requests: list[Request]

@@ -173,6 +173,8 @@ log = logging.getLogger(__name__)
 
 _current: ContextVar[Running | None] = ContextVar("finflow_span", default=None)
 _tracer: Tracer = Tracer()
+# From how long on the process's tracer keeps a trace for that alone.
+slow_ns: int = _tracer.slow_ns
 
 # What runs in this context: a span, or a request of which nobody has needed a trace yet.
 running: Final = _current.get
@@ -188,8 +190,8 @@ def tracer() -> Tracer:
 
 def install(new: Tracer) -> Tracer:
     """Make this the process's tracer; answers the one before."""
-    global _tracer  # noqa: PLW0603,RUF100 - one process, one tracer; everybody asks tracer() for it
-    before, _tracer = _tracer, new
+    global _tracer, slow_ns  # noqa: PLW0603,RUF100 - one process, one tracer; everybody asks here for it
+    before, _tracer, slow_ns = _tracer, new, new.slow_ns
     return before
 
 
