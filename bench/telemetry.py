@@ -19,6 +19,7 @@ import timeit
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from statistics import fmean, pstdev
 from time import perf_counter
 from typing import Any
 
@@ -43,7 +44,7 @@ PROCESSES = 2
 # Posts a second, and as many reads, where latency is measured without a queue.
 PACED_PER_S = 150
 # Of each kind.
-STACKS = 2
+STACKS = 4
 # Until most accounts were posted on, which both kinds remember.
 WARM_S = 3
 ROOT = Path(__file__).parents[1]
@@ -126,7 +127,8 @@ async def http(
     """Posts to stacks that are watched and to some that are not, in turn: as many as it takes, and at a rate.
 
     At full speed a quantile of latency is a queue's length over the throughput, and says the same once more.
-    What watching adds to an answer shows where nobody queues: posts and reads at a fixed rate.
+    What watching adds to an answer shows where nobody queues: posts and reads at a fixed rate, to one of each
+    at the same time, so that what else the machine does meets both.
     """
     async with AsyncExitStack() as stacks:
         folder = Path(stacks.enter_context(tempfile.TemporaryDirectory(prefix="finflow-bench-")))
@@ -158,8 +160,9 @@ async def http(
                 runs[name].append(await posts[name, pair](seconds, f"run{number}"))
             if number >= paced_rounds:
                 continue
-            for name in order:
-                paced[name].append(await stretch([customers[name, pair]], paced_s, rng, PACED_PER_S))
+            both = [stretch([customers[name, pair]], paced_s, rng, PACED_PER_S) for name in order]
+            for name, found in zip(order, await asyncio.gather(*both), strict=True):
+                paced[name].append(found)
     return _compared(runs) | _compared_paced(paced) | {"http_stacks_of_each": pairs}
 
 
@@ -213,12 +216,24 @@ def _compared(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         for figure in ("per_s", "p50_ms", "p99_ms", "cpu_us")
     }
     return found | {
-        "http_on_to_off": median([on["per_s"] / off["per_s"] for on, off in pairs]),
+        **_with_error("http_on_to_off", [on["per_s"] / off["per_s"] for on, off in pairs]),
         "http_on_to_off_cpu": median([on["cpu_us"] / off["cpu_us"] for on, off in pairs]),
         "http_p99_more_ms": median([on["p99_ms"] - off["p99_ms"] for on, off in pairs]),
         "http_errors": int(sum(run["errors"] for each in runs.values() for run in each)),
         "http_rounds": len(pairs),
     }
+
+
+def _with_error(name: str, ratios: list[float]) -> dict[str, float]:
+    """The mean of the middle half, which no outlier moves, and its standard error by resampling."""
+
+    def middle(values: list[float]) -> float:
+        cut = len(values) // 4
+        return fmean(sorted(values)[cut : len(values) - cut])
+
+    rng = random.Random(1993)
+    again = [middle(rng.choices(ratios, k=len(ratios))) for _ in range(1_000)]
+    return {name: round(middle(ratios), 3), f"{name}_error": round(pstdev(again), 4)}
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -83,7 +84,7 @@ async def test_only_what_is_overdue_is_cancelled() -> None:
     ended: list[str] = []
 
     async def work(name: str, until: asyncio.Event) -> None:
-        task = deadlines.enter()
+        task = deadlines.enter(monotonic())
         try:
             await until.wait()
             ended.append(f"{name} done")

@@ -41,7 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr(spans, "now_ns", lambda: found.now)
     monkeypatch.setattr(tracing, "now_ns", lambda: found.now)
-    monkeypatch.setattr(watching, "now_ns", lambda: found.now)
+    monkeypatch.setattr(watching, "monotonic", lambda: found.now / _S)
     monkeypatch.setattr(sampling, "now_ns", lambda: found.now)
     monkeypatch.setattr(spans, "wall_ns", lambda: found.wall)
     return found
@@ -164,6 +164,11 @@ def request(**state: str) -> tracing.Scope:
     return {"method": "GET", "path": "/v1/x", "state": state}
 
 
+def begun(scope: tracing.Scope) -> tracing.Running:
+    """What runs for a request that begins now."""
+    return tracing.begin_request(scope, None, spans.now_ns() / _S)
+
+
 def ended(scope: tracing.Scope, error: str | None = None) -> Trace | None:
     """What becomes of a request's trace at its end."""
     Watch((), "1").end(scope, int(error or 200))
@@ -174,11 +179,11 @@ def test_a_request_has_no_trace_until_somebody_needs_one(clock: Clock, kept: lis
     commit = tracing.tracer().begin_for_others("commit")
     quiet, failed, slow = request(), request(request_id="req_2", tenant_id="ten_1"), request()
     for scope in (quiet, failed, slow):
-        assert tracing.begin_request(scope, None) is scope
+        assert begun(scope) is scope
     work = Work(commit, "submit", clock.now, None)
     work.serve([(scope, clock.now / 1e9, 1) for scope in (quiet, failed, slow)])
     assert (ended(quiet), ended(failed, "503")) == (None, kept[1])
-    clock.pass_(0.2)
+    clock.pass_(0.25)
     assert ended(slow) == kept[2]
     assert [root.trace.kept for root in kept] == ["linked", "error", "slow"]
     assert kept[1].trace.common() == {"finflow.tenant.id": "ten_1", "finflow.request.id": "req_2"}
@@ -190,7 +195,7 @@ def test_a_request_has_no_trace_until_somebody_needs_one(clock: Clock, kept: lis
 
 def test_a_request_that_waits_often_says_how_much_it_left_out(kept: list[Span]) -> None:
     scope, commit = request(), tracing.tracer().begin_for_others("commit")
-    tracing.begin_request(scope, None)
+    begun(scope)
     for _ in range(200):
         Work(commit, "submit", commit.started_ns, None).serve([(scope, 0.0, 1)])
     trace = ended(scope, "500")
@@ -200,7 +205,7 @@ def test_a_request_that_waits_often_says_how_much_it_left_out(kept: list[Span]) 
 
 def test_whoever_asks_for_the_span_of_a_request_gets_the_same_before_and_after(kept: list[Span]) -> None:
     scope = request(request_id="req_1", tenant_id="ten_1")
-    token = tracing.enter(tracing.begin_request(scope, None))
+    token = tracing.enter(begun(scope))
     found = tracing.current()
     assert found is not None
     with tracing.span("inner") as inner:
@@ -218,7 +223,7 @@ def test_a_request_that_is_over_has_ids_and_nothing_more(kept: list[Span]) -> No
         request(request_id="req_1", tenant_id="ten_1"),
         tracing.tracer().begin_for_others("commit"),
     )
-    token = tracing.enter(tracing.begin_request(scope, None))
+    token = tracing.enter(begun(scope))
     assert ended(scope) is None
     Work(commit, "submit", commit.started_ns, None).serve([(scope, 0.0, 1)])
     found = tracing.current()
@@ -247,7 +252,7 @@ def test_requests_that_the_dice_choose_are_kept(clock: Clock) -> None:
     before = tracing.install(Tracer(roots.append, Sampling(ratio=1.0)))
     try:
         scope, commit = request(), tracing.tracer().begin_for_others("commit")
-        trace = tracing.begin_request(scope, None)
+        trace = begun(scope)
         Work(commit, "submit", commit.started_ns, None).serve([(trace, 0.0, 1), (scope, 0.0, 1)])
         assert ended(scope) is trace
         assert [root.trace.kept for root in roots] == ["linked", "head"]
@@ -277,7 +282,7 @@ def test_requests_that_are_not_kept_leave_nothing_for_the_garbage_collector(kept
 
     def answer(needed: bool) -> None:
         scope, commit = request(), tracing.tracer().begin_for_others("commit")
-        token = tracing.enter(tracing.begin_request(scope, None))
+        token = tracing.enter(begun(scope))
         Work(commit, "submit", commit.started_ns, None).serve([(scope, 0.0, 1)])
         if needed:
             with tracing.span("inner"):

@@ -21,11 +21,11 @@ class Deadlines:
     def __len__(self) -> int:
         return len(self._since)
 
-    def enter(self) -> "asyncio.Task[Any]":
-        """Start the clock of the current task; `leave` stops it."""
+    def enter(self, since_s: float) -> "asyncio.Task[Any]":
+        """Start the clock of the current task, at this moment of the monotonic clock; `leave` stops it."""
         task = asyncio.current_task()
         assert task is not None, "requests run in tasks"
-        self._since[task] = monotonic()
+        self._since[task] = since_s
         if self._reaper is None or self._reaper.done():
             self._reaper = asyncio.get_running_loop().create_task(self._reap(), name="deadlines")
         return task

@@ -6,6 +6,7 @@ import itertools
 import logging
 import re
 import secrets
+from time import monotonic
 from typing import Any, Final, Protocol
 
 from finflow.api.answers import Header
@@ -77,7 +78,8 @@ class Envelope:
         scope.setdefault("state", {})["request_id"] = request_id
         header, method, watch = (b"x-request-id", request_id.encode()), scope.get("method"), self._watch
         said, status = _NOTHING, 0
-        runs = watch.begin(scope, parent) if watch is not None else None
+        began_s = monotonic()
+        runs = watch.begin(scope, parent, began_s) if watch is not None else None
         asked, error_name = scope, None
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
@@ -96,7 +98,7 @@ class Envelope:
             return send(message)
 
         token = tracing.enter(runs)
-        task = self._deadlines.enter()
+        task = self._deadlines.enter(began_s)
         try:
             if self._door is not None:
                 said = await self._door.enter(scope)

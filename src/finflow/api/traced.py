@@ -8,7 +8,6 @@ import random
 from typing import Any, Final
 
 from finflow.telemetry import tracing
-from finflow.telemetry.spans import BEGAN_NS
 from finflow.telemetry.tracing import Attributes, Scope, Trace, Tracer
 
 access = logging.getLogger("finflow.access")
@@ -28,14 +27,14 @@ class RequestTraces:
         self._release = release
         self._access_ratio = access_ratio
 
-    def end(self, scope: Scope, ended_ns: int, status: int, error: str | None) -> Trace | None:
+    def end(self, scope: Scope, took_s: float, status: int, error: str | None) -> Trace | None:
         """A request was answered, with 0 not at all: its trace, if it is kept."""
         if error is None and status >= FIRST_FAILURE:
             error = str(status)
         if self._access_ratio:
-            self._log(scope, status, ended_ns - scope[BEGAN_NS], error)
+            self._log(scope, status, took_s, error)
         tracer = tracing.tracer()
-        return self._decide(tracer, tracer.end_request(scope, ended_ns, error), scope, status)
+        return self._decide(tracer, tracer.end_request(scope, took_s, error), scope, status)
 
     def _decide(self, tracer: Tracer, trace: Trace, scope: Scope, status: int) -> Trace | None:
         reason = tracer.verdict(trace)
@@ -50,7 +49,7 @@ class RequestTraces:
         tracer.keep(trace, reason)
         return trace if trace.kept is not None else None
 
-    def _log(self, scope: Scope, status: int, took_ns: int, error: str | None) -> None:
+    def _log(self, scope: Scope, status: int, took_s: float, error: str | None) -> None:
         chosen = self._access_ratio >= 1 or random.random() < self._access_ratio  # noqa: S311 - a sample
         if not chosen and error is None:
             return
@@ -61,7 +60,7 @@ class RequestTraces:
                 "path": scope["path"][:_MAX_PATH],
                 "route": scope.get("path_template"),
                 "status": status,
-                "duration_ms": round(took_ns / 1e6, 3),
+                "duration_ms": round(took_s * 1e3, 3),
             },
         )
 

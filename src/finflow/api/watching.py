@@ -5,7 +5,7 @@ calls and objects for each request (docs/adr/0013).
 """
 
 from collections.abc import Iterable
-from time import time
+from time import monotonic, time
 
 from litestar.handlers import HTTPRouteHandler
 
@@ -14,8 +14,8 @@ from finflow.api.traced import FIRST_FAILURE, RequestTraces
 from finflow.telemetry import tracing
 from finflow.telemetry.instruments import OBJECTIVE_S
 from finflow.telemetry.metrics import Histogram
-from finflow.telemetry.spans import BEGAN_NS, TRACE
-from finflow.telemetry.tracing import Scope, Trace, now_ns
+from finflow.telemetry.spans import BEGAN_S, TRACE
+from finflow.telemetry.tracing import Scope, Trace
 
 
 class Watch:
@@ -35,9 +35,7 @@ class Watch:
 
         Before it is sent: whoever has an answer was counted, even if we are killed now.
         """
-        ended_ns = now_ns()
-        took_ns = ended_ns - scope[BEGAN_NS]
-        took_s, tenant_id = took_ns / 1e9, scope["state"].get("tenant_id")
+        took_s, tenant_id = monotonic() - scope[BEGAN_S], scope["state"].get("tenant_id")
         # Looked up here, not where they are made: every call of a function shows in what watching costs.
         series, answered, failed = self._answers.get(
             (scope["method"], scope["path"], status)
@@ -45,17 +43,17 @@ class Watch:
         outcomes = self._outcomes.get(tenant_id) or self._counts.outcomes(tenant_id)
         series.observe_counted(took_s, answered, outcomes[failed or took_s > OBJECTIVE_S])
         if (
-            took_ns >= tracing.slow_ns
+            took_s >= tracing.slow_s
             or TRACE in scope
             or status >= FIRST_FAILURE
             or error is not None
             or self._logs
         ):
-            kept = self._traces.end(scope, ended_ns, status, error)
+            kept = self._traces.end(scope, took_s, status, error)
             if kept is not None:
                 _exemplify(series, took_s, kept)
         # Of almost every request nobody needed a trace, and nobody will.
-        scope[BEGAN_NS] = 0
+        scope[BEGAN_S] = 0.0
 
 
 def _exemplify(series: Histogram, duration_s: float, trace: Trace) -> None:

@@ -99,6 +99,13 @@ class Batch:
         other.jobs, other.size, other.on_book = [], 0, False
         other.restart(-1, 0)
 
+    def let_go(self) -> None:
+        """It is answered: the one after it still asks what it was, and nobody what was in it.
+
+        Its jobs would hold hundreds of requests in memory, in the processor's caches above all.
+        """
+        self.jobs, self.decided = [], Decided(self._release)
+
     def requests(self) -> list[Request]:
         """All requests in the order in which they are decided."""
         return [request for job in self.jobs for request in job.requests]

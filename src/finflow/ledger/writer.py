@@ -13,6 +13,7 @@ import asyncio
 import logging
 import random
 from collections import deque
+from functools import partial
 from time import perf_counter
 from typing import Final, NoReturn
 
@@ -156,11 +157,15 @@ class LedgerWriter:
                 previous = self._in_flight[-1] if self._in_flight else None
                 self._foreseen = batch.head is not None
                 writing = asyncio.create_task(traced(self._write(batch, previous), batch, self._ledger_no))
-                writing.add_done_callback(lambda _: self._wake.set())
+                writing.add_done_callback(partial(self._written, batch))
                 self._in_flight.append(writing)
                 self._last = batch
         # An idle writer keeps no batch in memory.
         self._last = self._gathered = Batch(self._release)
+
+    def _written(self, batch: Batch, _: Writing) -> None:
+        batch.let_go()
+        self._wake.set()
 
     async def _gather(self) -> Batch:
         """Collect jobs until they can be handed on, deciding each at once where the book allows."""

@@ -46,9 +46,9 @@ _MIXES: Final = tuple(number * 0x9E3779B97F4A7C15 & _64_BITS for number in range
 _FORGOTTEN: Final[list[Any]] = []
 
 
-# In the scope of a request: when it began, 0 once it is over; its trace, if it has one; until then what it
-# waited for (one as it stands, or a list), and how much of that found no room.
-BEGAN_NS: Final = "finflow.began_ns"
+# In the scope of a request: when it began in seconds of the monotonic clock, 0 once it is over; its trace, if
+# it has one; until then what it waited for (one as it stands, or a list), and how much of that found no room.
+BEGAN_S: Final = "finflow.began_s"
 TRACE: Final = "finflow.trace"
 WAITS: Final = "finflow.waits"
 DROPPED: Final = "finflow.dropped_waits"
@@ -81,7 +81,7 @@ class Work:
                 self._serve_span(caller[TRACE], since_s, commands)
             elif WAITS in caller:
                 self._serve_again(caller, since_s, commands)
-            elif caller[BEGAN_NS]:
+            elif caller[BEGAN_S]:
                 # So it is with almost every request: it waits once, and what is over waits for nothing.
                 caller[WAITS] = (self, None, since_s, commands)
 
@@ -100,7 +100,7 @@ class Work:
     def _serve_again(self, scope: Scope, since_s: float, commands: int) -> None:
         """A request without a trace waits for more than one work, one after another."""
         waits = waits_of(scope)
-        if not scope[BEGAN_NS]:
+        if not scope[BEGAN_S]:
             return
         if len(waits) < MAX_SPANS:
             waits.append((self, None, since_s, commands))

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 from finflow.telemetry import trace_context
 from finflow.telemetry.sampling import Allowance, Dice, Sampling
 from finflow.telemetry.spans import (
-    BEGAN_NS,
+    BEGAN_S,
     DROPPED,
     MAX_SPANS,
     TRACE,
@@ -97,22 +97,22 @@ class Tracer:
         return trace if trace is not None else self._of_request(scope, None, self._dice.of(chosen=False))
 
     def _of_request(self, scope: Scope, parent: Parent | None, chosen: tuple[int, bool]) -> Trace:
-        began_ns = scope[BEGAN_NS]
+        began_s = scope[BEGAN_S]
         trace = Trace("request", "server", parent, chosen, self._sink is not None, scope)
         scope[TRACE] = trace
-        trace.started_ns = began_ns
+        trace.started_ns = int(began_s * 1e9)
         if WAITS in scope:
             trace.waits, trace.dropped = waits_of(scope), scope.pop(DROPPED, 0)
             del scope[WAITS]
-        if not began_ns:
+        if not began_s:
             trace.close()
         return trace
 
-    def end_request(self, scope: Scope, ended_ns: int, error: str | None) -> Trace:
+    def end_request(self, scope: Scope, took_s: float, error: str | None) -> Trace:
         """The ended trace of a request that somebody needed one of, or that failed or was slow."""
         trace = self.trace_of(scope)
-        trace.ended_ns, trace.error = ended_ns, error
-        scope[BEGAN_NS] = 0
+        trace.ended_ns, trace.error = trace.started_ns + int(took_s * 1e9), error
+        scope[BEGAN_S] = 0.0
         return trace
 
     def verdict(self, trace: Trace) -> Reason | None:
@@ -174,7 +174,7 @@ log = logging.getLogger(__name__)
 _current: ContextVar[Running | None] = ContextVar("finflow_span", default=None)
 _tracer: Tracer = Tracer()
 # From how long on the process's tracer keeps a trace for that alone.
-slow_ns: int = _tracer.slow_ns
+slow_s: float = _tracer.slow_ns / 1e9
 
 # What runs in this context: a span, or a request of which nobody has needed a trace yet.
 running: Final = _current.get
@@ -190,16 +190,16 @@ def tracer() -> Tracer:
 
 def install(new: Tracer) -> Tracer:
     """Make this the process's tracer; answers the one before."""
-    global _tracer, slow_ns  # noqa: PLW0603,RUF100 - one process, one tracer; everybody asks here for it
-    before, _tracer, slow_ns = _tracer, new, new.slow_ns
+    global _tracer, slow_s  # noqa: PLW0603,RUF100 - one process, one tracer; everybody asks here for it
+    before, _tracer, slow_s = _tracer, new, new.slow_ns / 1e9
     return before
 
 
-def begin_request(scope: Scope, parent: Parent | None) -> Running:
-    """What runs while the request with this ASGI scope is answered: its trace, where that is kept for
-    certain; else the scope, until `trace_of` is asked.
+def begin_request(scope: Scope, parent: Parent | None, began_s: float) -> Running:
+    """What runs while the request with this ASGI scope is answered, which began at that moment of the
+    monotonic clock: its trace, where that is kept for certain; else the scope, until `trace_of` is asked.
     """
-    scope[BEGAN_NS] = now_ns()
+    scope[BEGAN_S] = began_s
     if parent is None and not _tracer.chooses():
         return scope
     return _tracer.begin_chosen(scope, parent)
