@@ -41,8 +41,8 @@ from finflow.telemetry.metrics import Registry
 
 SERIES = 10_000
 PROCESSES = 2
-# Posts a second, and as many reads, where latency is measured without a queue.
-PACED_PER_S = 150
+# Posts a second to each of two stacks, and as many reads, where latency is measured without a queue.
+PACED_PER_S = 75
 # Of each kind.
 STACKS = 4
 # Until most accounts were posted on, which both kinds remember.
