@@ -89,7 +89,7 @@ async def test_only_what_is_overdue_is_cancelled() -> None:
             await until.wait()
             ended.append(f"{name} done")
         except asyncio.CancelledError:
-            ended.append(f"{name} {'overdue' if deadlines.ended(task) else 'cancelled'}")
+            ended.append(f"{name} {'overdue' if deadlines.ended(task) else 'cancelled'}, of {len(deadlines)}")
         finally:
             deadlines.leave(task)
 
@@ -97,7 +97,8 @@ async def test_only_what_is_overdue_is_cancelled() -> None:
     released.set()
     await asyncio.gather(work("quick", released), work("slow", never))
     await work("later", released)
-    assert ended == ["quick done", "slow overdue", "later done"]
+    assert ended == ["quick done", "slow overdue, of 1", "later done"]
+    assert len(deadlines) == 0
 
 
 @pytest.mark.parametrize(

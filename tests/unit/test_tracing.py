@@ -49,9 +49,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def kept() -> Iterator[list[Span]]:
-    """Roots that a tracer keeps which samples nothing and finds 0.2 s slow."""
+    """Roots that a tracer keeps which samples nothing and finds 0.25 s slow: a float has that exactly."""
     roots: list[Span] = []
-    before = tracing.install(Tracer(roots.append, Sampling(ratio=0.0, slow_ms=200)))
+    before = tracing.install(Tracer(roots.append, Sampling(ratio=0.0, slow_ms=250)))
     yield roots
     tracing.install(before)
 
@@ -61,7 +61,7 @@ def kept() -> Iterator[list[Span]]:
 
 @pytest.mark.parametrize(
     ("seconds", "error", "reason"),
-    [(0.199, None, None), (0.2, None, "slow"), (0.001, "500", "error"), (9.0, "500", "error")],
+    [(0.249, None, None), (0.25, None, "slow"), (0.001, "500", "error"), (9.0, "500", "error")],
 )
 def test_the_end_decides(
     clock: Clock, kept: list[Span], seconds: float, error: str | None, reason: str | None

@@ -19,7 +19,8 @@ class Deadlines:
         self._reaper: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
-        return len(self._since)
+        # Those whose time is over are still being answered.
+        return len(self._since) + len(self._overdue)
 
     def enter(self, since_s: float) -> "asyncio.Task[Any]":
         """Start the clock of the current task, at this moment of the monotonic clock; `leave` stops it."""

@@ -13,7 +13,7 @@ from finflow.api.answers import Header
 from finflow.api.deadlines import Deadlines
 from finflow.api.direct import Routes
 from finflow.api.methods import options
-from finflow.api.metrics_page import PATH, MetricsPage, is_local
+from finflow.api.metrics_page import METRICS_PATH, MetricsPage, is_local
 from finflow.api.problems import problem
 from finflow.api.watching import Watch
 from finflow.kernel.errors import FinFlowError
@@ -71,7 +71,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["path"] == PATH and self._metrics is not None and is_local(scope):
+        if scope["path"] == METRICS_PATH and self._metrics is not None and is_local(scope):
             await self._metrics(scope, receive, send)
             return
         request_id, parent = self._said(scope["headers"])

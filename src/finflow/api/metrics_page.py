@@ -8,7 +8,7 @@ from finflow.telemetry import instruments
 from finflow.telemetry.collecting import Collector
 from finflow.telemetry.exposition import Exposition
 
-PATH: Final = "/metrics"
+METRICS_PATH: Final = "/metrics"
 _FORWARDED: Final = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
 
 

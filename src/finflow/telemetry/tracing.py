@@ -112,7 +112,6 @@ class Tracer:
         """The ended trace of a request that somebody needed one of, or that failed or was slow."""
         trace = self.trace_of(scope)
         trace.ended_ns, trace.error = trace.started_ns + int(took_s * 1e9), error
-        scope[BEGAN_S] = 0.0
         return trace
 
     def verdict(self, trace: Trace) -> Reason | None:
