@@ -1,6 +1,7 @@
 """Jobs that share a database transaction: none harms another, none is lost, each has its own answer."""
 
 import asyncio
+import gc
 
 import asyncpg
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import commands as c
 from finflow.ledger import decider, writer
+from finflow.ledger.batch import Job
 from oracles.service import ENTRY_SUMS, Desk, audit, desk, second_desk, transfer
 
 
@@ -72,6 +74,24 @@ async def test_a_caller_that_gives_up_takes_nobody_with_it(database_url: str) ->
         [again] = await one.service.submit(one.ledger_id, [request])
         assert (again.code, again.replayed) == (None, True)
         assert (await one.service.balance(b)).balance == "8.00"
+
+
+async def test_an_answered_batch_holds_nothing_while_the_next_is_written(database_url: str) -> None:
+    """With its jobs it would hold its callers' requests, for as long as a ledger is busy."""
+    async with desk(database_url) as one:
+        a, b = await one.open(2)
+        requests = [one.request(transfer(a, b, amount)) for amount in ("1", "2")]
+        lock = await blocked(one)
+        first = asyncio.create_task(one.service.submit(one.ledger_id, requests[:1]))
+        await waiting(one, 1)
+        second = asyncio.create_task(one.service.submit(one.ledger_id, requests[1:]))
+        await lock.close()
+        await first
+        assert not second.done()
+        jobs = [each for each in gc.get_objects() if isinstance(each, Job)]
+        held = [request for job in jobs for request in job.requests]
+        assert [any(each is request for each in held) for request in requests] == [False, True]
+        await second
 
 
 async def test_all_callers_giving_up_loses_nothing(database_url: str) -> None:

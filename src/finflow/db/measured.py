@@ -1,7 +1,5 @@
 """A pool that measures how long callers wait for a connection, and how many connections are in use."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
@@ -33,8 +31,16 @@ class MeasuredPool(_Pool):
     """An asyncpg pool whose every acquisition is timed."""
 
     async def _acquire(self, timeout: float | None) -> Any:  # noqa: ASYNC109 - the signature is asyncpg's
-        with _waiting():
+        began_s = perf_counter()
+        instruments.pool_pending.add(1)
+        try:
             return await super()._acquire(timeout)  # type: ignore[misc] # what `acquire` awaits
+        except TimeoutError:
+            instruments.pool_timeouts.inc()
+            raise
+        finally:
+            instruments.pool_pending.add(-1)
+            instruments.pool_wait.observe(perf_counter() - began_s)
 
 
 def create_pool(url: str, **options: Any) -> MeasuredPool:
@@ -52,17 +58,3 @@ def sample() -> None:
     instruments.pool_idle.set(idle)
     instruments.pool_used.set(open_ - idle)
     instruments.pool_max.set(sum(pool.get_max_size() for pool in live))
-
-
-@contextmanager
-def _waiting() -> Iterator[None]:
-    began_s = perf_counter()
-    instruments.pool_pending.add(1)
-    try:
-        yield
-    except TimeoutError:
-        instruments.pool_timeouts.inc()
-        raise
-    finally:
-        instruments.pool_pending.add(-1)
-        instruments.pool_wait.observe(perf_counter() - began_s)

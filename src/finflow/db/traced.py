@@ -4,7 +4,7 @@ The text of a statement is what the program wrote, never with a parameter's valu
 current, or nothing is recorded, a statement costs one look at a context variable more.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -29,39 +29,38 @@ def connection_class() -> type[Plain]:
 
 
 class TracedConnection(Plain):
-    """An asyncpg connection; the methods that ask the server something are spans."""
+    """An asyncpg connection; the methods that ask the server something are spans.
 
-    async def execute(self, query: str, *args: Any, **options: Any) -> str:
-        """As asyncpg's; a span where one is current."""
-        return await self._asked(query, super().execute(query, *args, **options))
+    They are no coroutine functions, they answer a coroutine: one more around it would cost every statement.
+    """
 
-    async def executemany(self, command: str, args: Any, **options: Any) -> None:
+    def execute(self, query: str, *args: Any, **options: Any) -> Coroutine[Any, Any, str]:
         """As asyncpg's; a span where one is current."""
-        await self._asked(command, super().executemany(command, args, **options))
+        return self._asked(query, super().execute(query, *args, **options))
 
-    async def fetch(self, query: str, *args: Any, **options: Any) -> list[Any]:
+    def executemany(self, command: str, args: Any, **options: Any) -> Coroutine[Any, Any, None]:
         """As asyncpg's; a span where one is current."""
-        return await self._asked(query, super().fetch(query, *args, **options))
+        return self._asked(command, super().executemany(command, args, **options))
 
-    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
+    def fetch(self, query: str, *args: Any, **options: Any) -> Coroutine[Any, Any, list[Any]]:
         """As asyncpg's; a span where one is current."""
-        return await self._asked(query, super().fetchval(query, *args, **options))
+        return self._asked(query, super().fetch(query, *args, **options))
 
-    async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
+    def fetchval(self, query: str, *args: Any, **options: Any) -> Coroutine[Any, Any, Any]:
         """As asyncpg's; a span where one is current."""
-        return await self._asked(query, super().fetchrow(query, *args, **options))
+        return self._asked(query, super().fetchval(query, *args, **options))
 
-    async def copy_to_table(self, table_name: str, **options: Any) -> str:
+    def fetchrow(self, query: str, *args: Any, **options: Any) -> Coroutine[Any, Any, Any]:
         """As asyncpg's; a span where one is current."""
-        return await self._asked(
-            f"COPY {table_name} FROM STDIN", super().copy_to_table(table_name, **options)
-        )
+        return self._asked(query, super().fetchrow(query, *args, **options))
 
-    async def copy_from_query(self, query: str, *args: Any, **options: Any) -> str:
+    def copy_to_table(self, table_name: str, **options: Any) -> Coroutine[Any, Any, str]:
         """As asyncpg's; a span where one is current."""
-        return await self._asked(
-            f"COPY ({query}) TO STDOUT", super().copy_from_query(query, *args, **options)
-        )
+        return self._asked(f"COPY {table_name} FROM STDIN", super().copy_to_table(table_name, **options))
+
+    def copy_from_query(self, query: str, *args: Any, **options: Any) -> Coroutine[Any, Any, str]:
+        """As asyncpg's; a span where one is current."""
+        return self._asked(f"COPY ({query}) TO STDOUT", super().copy_from_query(query, *args, **options))
 
     async def _asked(self, query: str, answer: Awaitable[T]) -> T:
         span = tracing.start("", "client")
