@@ -1,8 +1,7 @@
 """The judge over whole rollouts: what fails, what passes, what waits; restarts, lies, silence; its memory."""
 
-import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 import pytest
@@ -20,7 +19,7 @@ from finflow.rollout.gates_spec import (
     ShareGate,
     SlowGate,
 )
-from finflow.rollout.judge import Judge, Look
+from finflow.rollout.judge import Judge, Look, State
 from finflow.rollout.verdicts import Histogram, Judgement, Reading, Side, Verdict, worst
 
 _EDGES = tuple(0.001 * 1.3**step for step in range(40))
@@ -67,6 +66,13 @@ def _run(judge: Judge, looks: Iterator[Look]) -> tuple[Judgement, ...]:
     for look in looks:
         found = judge.look(look)
     return found
+
+
+def _who_saw(looks: Iterable[Look]) -> Judge:
+    judge = Judge(Gates())
+    for look in looks:
+        judge.look(look)
+    return judge
 
 
 def _looks(service: _Service, seconds: int, weight_bp: int = 500, **how: float) -> Iterator[Look]:
@@ -196,10 +202,10 @@ def test_no_data_never_passes(rule: Rule) -> None:
 def test_a_source_that_failed_is_an_error_and_changes_nothing() -> None:
     judge = Judge(Gates())
     _run(judge, _looks(_Service(1), 5))
-    before = judge.stored()
+    before = judge.state
     found = judge.look(Look(99.0, 500, error="no answer"))
     assert set(_words(found).values()) == {Verdict.ERROR}
-    assert judge.stored() == before
+    assert judge.state == before
 
 
 @pytest.mark.parametrize(
@@ -237,7 +243,7 @@ def test_buckets_that_change_lose_their_look_and_nothing_else() -> None:
         for size, edges in ((0, (0.1,)), (500, (0.1,)), (600, (0.1, 0.2)), (1_000, (0.1, 0.2)))
     ]
     assert _seen(ErrorsGate(), *looks).numbers["candidate_requests"] == 1_000
-    judge = Judge.of_looks(Gates(), looks)
+    judge = _who_saw(looks)
     candidate = judge.state.step[_C].latency
     assert candidate is not None
     assert sum(candidate.counts) == 900
@@ -408,10 +414,10 @@ def _with_restart(seed: int) -> list[Look]:
 def test_a_judge_that_was_killed_at_any_look_goes_on_as_if_nothing_had_happened() -> None:
     looks = _with_restart(7)
     whole = [Judge(Gates()).look(looks[0])]
-    judge = Judge.of_looks(Gates(), looks[:1])
+    judge = _who_saw(looks[:1])
     for look in looks[1:]:
         # Every look by a judge made of JSON alone.
-        judge = Judge.restored(Gates(), json.loads(json.dumps(judge.stored())))
+        judge = Judge(Gates(), msgspec.json.decode(msgspec.json.encode(judge.state), type=State))
         whole.append(judge.look(look))
     unbroken = Judge(Gates())
     assert [unbroken.look(look) for look in looks] == whole
@@ -420,7 +426,7 @@ def test_a_judge_that_was_killed_at_any_look_goes_on_as_if_nothing_had_happened(
 def test_a_judge_can_be_made_anew_of_the_looks_in_a_log() -> None:
     looks = _with_restart(8)
     logged = [msgspec.json.decode(msgspec.json.encode(look), type=Look) for look in looks]
-    assert Judge.of_looks(Gates(), logged).stored() == Judge.of_looks(Gates(), looks).stored()
+    assert _who_saw(logged).state == _who_saw(looks).state
 
 
 def test_clocks_may_jump() -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from finflow.rollout.gates_spec import (
     ShareGate,
     SlowGate,
 )
-from finflow.rollout.judge import Judge, Look
+from finflow.rollout.judge import Judge, Look, State
 from finflow.rollout.verdicts import Histogram, Reading, Side, Verdict
 
 _SPEC = Gates(
@@ -89,7 +90,9 @@ def test_any_looks_are_judged(looks: list[Look]) -> None:
     judge = Judge(_SPEC)
     failed: set[str] = set()
     for look in looks:
-        judge = Judge.restored(_SPEC, json.loads(json.dumps(judge.stored(), allow_nan=False)))
+        # Every look by a judge made of JSON alone.
+        stored = json.dumps(msgspec.to_builtins(judge.state), allow_nan=False)
+        judge = Judge(_SPEC, msgspec.convert(json.loads(stored), State))
         found = {each.gate: each for each in judge.look(look)}
         assert {*found} - {"source"} == set(_SPEC.names())
         assert failed <= {gate for gate, each in found.items() if each.verdict is Verdict.FAIL}

@@ -1,6 +1,6 @@
 """The judge: looks in, judgements out. Its state between looks is a value that a log can hold. Pure."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -75,24 +75,6 @@ class Judge:
             (rule, Level(name, alpha, spec.least(rule)))
             for rule, name, alpha in zip(spec.rules, spec.names(), spec.alphas(), strict=True)
         ]
-
-    @classmethod
-    def of_looks(cls, spec: Gates, looks: Iterable[Look]) -> "Judge":
-        """A judge who has seen these: what a controller does that was killed."""
-        judge = cls(spec)
-        for each in looks:
-            judge.look(each)
-        return judge
-
-    @classmethod
-    def restored(cls, spec: Gates, stored: Mapping[str, Any]) -> "Judge":
-        """A judge from what `stored` gave. Raises msgspec.ValidationError."""
-        return cls(spec, msgspec.convert(stored, State))
-
-    def stored(self) -> dict[str, Any]:
-        """The state as plain values that JSON can hold."""
-        plain: dict[str, Any] = msgspec.to_builtins(self.state)
-        return plain
 
     def look(self, look: Look) -> tuple[Judgement, ...]:
         """Take one look into account, and say what every gate says now. The first look is where counting
