@@ -8,8 +8,9 @@ import pytest
 
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import commands as c
-from finflow.ledger import decider, writer
+from finflow.ledger import decider, traced, writer
 from finflow.ledger.batch import Job
+from finflow.telemetry.logs import Thrifty
 from oracles.service import ENTRY_SUMS, Desk, audit, desk, second_desk, transfer
 
 
@@ -92,6 +93,32 @@ async def test_an_answered_batch_holds_nothing_while_the_next_is_written(databas
         held = [request for job in jobs for request in job.requests]
         assert [any(each is request for each in held) for request in requests] == [False, True]
         await second
+
+
+async def test_a_batch_that_fails_is_told_of_though_its_first_caller_gave_up(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer, "RETRY_FOR_S", 0.0)
+    monkeypatch.setattr(traced, "_failures", Thrifty())
+    async with desk(database_url) as one:
+        a, b = await one.open(2)
+        begun, go = asyncio.Event(), asyncio.Event()
+
+        async def lost(*_: object) -> None:
+            begun.set()
+            await go.wait()
+            raise asyncpg.ConnectionDoesNotExistError("gone")
+
+        monkeypatch.setattr(writer.LedgerWriter, "_transact", lost)
+        hasty, patient = [asyncio.create_task(one.do(transfer(a, b))) for _ in range(2)]
+        await begun.wait()
+        hasty.cancel()
+        await asyncio.wait([hasty])
+        go.set()
+        with pytest.raises(FinFlowError, match="database_unreachable"):
+            await patient
+    told = [line for line in caplog.records if line.message == "write transaction failed"]
+    assert [(line.__dict__["code"], line.__dict__["jobs"]) for line in told] == [("database_unreachable", 2)]
 
 
 async def test_all_callers_giving_up_loses_nothing(database_url: str) -> None:

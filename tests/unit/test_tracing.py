@@ -122,8 +122,7 @@ def test_work_for_others_is_kept_with_whom_it_served(kept: list[Span]) -> None:
     tracer = tracing.tracer()
     quiet, loud = (tracer.begin(name) for name in ("quiet", "loud"))
     commit = tracer.begin_for_others("commit")
-    work = Work(commit, "submit", commit.started_ns + 5_000_000, None)
-    work.attributes["ledger"] = 7
+    work = Work(commit, "submit", commit.started_ns + 5_000_000, None, {"ledger": 7})
     for request in (quiet, loud):
         work.serve([(request, request.started_ns / 1e9, 3)])
     tracer.finish(commit)
@@ -143,7 +142,7 @@ def test_waiting_for_work_has_a_bound(kept: list[Span]) -> None:
     tracer = tracing.tracer()
     request, commit = tracer.begin("r"), tracer.begin_for_others("commit")
     for _ in range(200):
-        Work(commit, "submit", commit.started_ns, None).serve([(request, request.started_ns / 1e9, 1)])
+        Work(commit, "submit", commit.started_ns, None, {}).serve([(request, request.started_ns / 1e9, 1)])
     tracer.finish(request, "500")
     assert len(request.trace.spans) == tracing.MAX_SPANS
     assert len({span.span_id for span in request.trace.spans}) == tracing.MAX_SPANS
@@ -155,7 +154,7 @@ def test_nobody_waits_for_work_after_its_trace_is_over(ratio: float) -> None:
     tracer = Tracer(lambda root: None, Sampling(ratio=ratio))
     over, commit = tracer.begin("r"), tracer.begin_for_others("commit")
     tracer.finish(over)
-    Work(commit, "submit", commit.started_ns, None).serve([(over, 0.0, 1)])
+    Work(commit, "submit", commit.started_ns, None, {}).serve([(over, 0.0, 1)])
     assert (over.waits, commit.links) == ([], [])
 
 
@@ -180,7 +179,7 @@ def test_a_request_has_no_trace_until_somebody_needs_one(clock: Clock, kept: lis
     quiet, failed, slow = request(), request(request_id="req_2", tenant_id="ten_1"), request()
     for scope in (quiet, failed, slow):
         assert begun(scope) is scope
-    work = Work(commit, "submit", clock.now, None)
+    work = Work(commit, "submit", clock.now, None, {})
     work.serve([(scope, clock.now / 1e9, 1) for scope in (quiet, failed, slow)])
     assert (ended(quiet), ended(failed, "503")) == (None, kept[1])
     clock.pass_(0.25)
@@ -197,7 +196,7 @@ def test_a_request_that_waits_often_says_how_much_it_left_out(kept: list[Span]) 
     scope, commit = request(), tracing.tracer().begin_for_others("commit")
     begun(scope)
     for _ in range(200):
-        Work(commit, "submit", commit.started_ns, None).serve([(scope, 0.0, 1)])
+        Work(commit, "submit", commit.started_ns, None, {}).serve([(scope, 0.0, 1)])
     trace = ended(scope, "500")
     assert trace is not None
     assert (len(trace.spans), trace.dropped) == (tracing.MAX_SPANS, 200 - tracing.MAX_SPANS)
@@ -225,7 +224,7 @@ def test_a_request_that_is_over_has_ids_and_nothing_more(kept: list[Span]) -> No
     )
     token = tracing.enter(begun(scope))
     assert ended(scope) is None
-    Work(commit, "submit", commit.started_ns, None).serve([(scope, 0.0, 1)])
+    Work(commit, "submit", commit.started_ns, None, {}).serve([(scope, 0.0, 1)])
     found = tracing.current()
     assert found is not None
     assert (found.trace.request, found.trace.whose) == ("req_1", "ten_1")
@@ -253,7 +252,7 @@ def test_requests_that_the_dice_choose_are_kept(clock: Clock) -> None:
     try:
         scope, commit = request(), tracing.tracer().begin_for_others("commit")
         trace = begun(scope)
-        Work(commit, "submit", commit.started_ns, None).serve([(trace, 0.0, 1), (scope, 0.0, 1)])
+        Work(commit, "submit", commit.started_ns, None, {}).serve([(trace, 0.0, 1), (scope, 0.0, 1)])
         assert ended(scope) is trace
         assert [root.trace.kept for root in roots] == ["linked", "head"]
         assert [span_id for _, span_id, _ in commit.links] == [span.span_id for span in roots[1].trace.spans]
@@ -283,7 +282,7 @@ def test_requests_that_are_not_kept_leave_nothing_for_the_garbage_collector(kept
     def answer(needed: bool) -> None:
         scope, commit = request(), tracing.tracer().begin_for_others("commit")
         token = tracing.enter(begun(scope))
-        Work(commit, "submit", commit.started_ns, None).serve([(scope, 0.0, 1)])
+        Work(commit, "submit", commit.started_ns, None, {}).serve([(scope, 0.0, 1)])
         if needed:
             with tracing.span("inner"):
                 pass
@@ -555,7 +554,7 @@ def test_what_is_encoded_is_what_opentelemetry_encodes(clock: Clock) -> None:
         leaf.end("40001")
         inner.end()
         for number in range(200):
-            Work(inner, "w", 0, None).serve([(tracer.begin(f"other {number}"), 0.0, 1)])
+            Work(inner, "w", 0, None, {}).serve([(tracer.begin(f"other {number}"), 0.0, 1)])
         root.child("still running")
         root.trace.dropped = 5
         tracer.finish(root, "500" if parent is None else None)

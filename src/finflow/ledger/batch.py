@@ -74,6 +74,8 @@ class Batch:
         # Whether decisions were made on the book that are not written: it is not what its `seq` says.
         self.on_book = False
         self.began_s = 0.0
+        # What its jobs were answered with, where it was given up.
+        self.failure: Exception | None = None
         self.restart(-1, 0)
 
     def restart(self, epoch: int, base_seq: int) -> None:
@@ -125,6 +127,7 @@ class Batch:
 
     def fail(self, error: Exception) -> None:
         """Every job gets the same error."""
+        self.failure = error
         for job in self.jobs:
             if not job.reply.done():
                 job.reply.set_exception(error)

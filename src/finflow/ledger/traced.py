@@ -28,18 +28,17 @@ def shared_root() -> Trace:
 
 async def traced(writing: Coroutine[Any, Any, None], batch: "Batch", ledger_no: int) -> None:
     """Write a batch as part of its trace; say once where its transaction failed."""
-    root = batch.root
+    root, began_ns = batch.root, tracing.now_ns()
     # The batch was gathered while the one before was written; its own time begins with its first work.
-    root.started_ns = min([tracing.now_ns(), *(span.started_ns for span in root.spans[:1])])
+    root.started_ns = root.spans[0].started_ns if root.spans else began_ns
     # A ledger has one tenant, so whoever came first says whose lines and spans these are.
     if batch.jobs and (first := batch.jobs[0].caller) is not None:
         root.tenant = tracing.tenant_of(first)
     token = tracing.enter(root)
-    began_ns = tracing.now_ns()
     try:
         await writing
     finally:
-        error = _outcome(batch)
+        error = None if batch.failure is None else tracing.error_name(batch.failure)
         if error is not None:
             _say(error, batch, ledger_no)
         tracing.leave(token)
@@ -50,30 +49,19 @@ async def traced(writing: Coroutine[Any, Any, None], batch: "Batch", ledger_no: 
 
 def _join(root: Trace, batch: "Batch", ledger_no: int, began_ns: int, error: str | None) -> None:
     """Both sides' links and numbers. The callers' tasks run only after this, so nobody ends too early."""
-    work = Work(root, "ledger.submit", began_ns, error)
-    work.attributes["finflow.ledger_no"] = ledger_no
-    work.serve(
-        [(job.caller, job.queued_s, len(job.requests)) for job in batch.jobs if job.caller is not None]
+    jobs = batch.jobs
+    Work(root, "ledger.submit", began_ns, error, {"finflow.ledger_no": ledger_no}).serve(
+        [(job.caller, job.queued_s, len(job.requests)) for job in jobs if job.caller is not None]
     )
     # Jobs stand in the order of their arrival.
-    waited_s = max(0.0, began_ns / 1e9 - batch.jobs[0].queued_s) if batch.jobs else 0.0
-    root.attributes.update(
-        {
-            "finflow.ledger_no": ledger_no,
-            "finflow.commands": batch.size,
-            "finflow.jobs": len(batch.jobs),
-            "finflow.decided_ahead": batch.head is not None,
-            "finflow.queue_wait_ms.max": waited_s * 1e3,
-        }
-    )
-
-
-def _outcome(batch: "Batch") -> str | None:
-    """The code that the jobs of a failed batch were answered with; one job stands for all."""
-    for job in batch.jobs[:1]:
-        if job.reply.done() and not job.reply.cancelled() and (error := job.reply.exception()):
-            return tracing.error_name(error)
-    return None
+    waited_ms = max(0.0, began_ns / 1e6 - jobs[0].queued_s * 1e3) if jobs else 0.0
+    root.attributes = {
+        "finflow.ledger_no": ledger_no,
+        "finflow.commands": batch.size,
+        "finflow.jobs": len(jobs),
+        "finflow.decided_ahead": batch.head is not None,
+        "finflow.queue_wait_ms.max": waited_ms,
+    }
 
 
 def _say(code: str, batch: "Batch", ledger_no: int) -> None:

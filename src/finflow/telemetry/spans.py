@@ -63,14 +63,16 @@ class Work:
 
     __slots__ = ("attributes", "began_ns", "ended_ns", "error", "name", "root")
 
-    def __init__(self, root: "Span", name: str, began_ns: int, error: str | None) -> None:
+    def __init__(
+        self, root: "Span", name: str, began_ns: int, error: str | None, attributes: Attributes
+    ) -> None:
         self.root = root
         self.name = name
         self.began_ns = began_ns
         self.ended_ns = now_ns()
         self.error = error
         # What is the same for all callers.
-        self.attributes: Attributes = {}
+        self.attributes = attributes
 
     def serve(self, callers: "Iterable[tuple[Running, float, int]]") -> None:
         """The callers' tasks have waited for this work, each since a moment of the monotonic clock."""

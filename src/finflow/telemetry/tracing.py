@@ -61,10 +61,12 @@ class Tracer:
         on_drop: Callable[[str, int], None] = lambda reason, count: None,
     ) -> None:
         self._sink = sink
+        # Whether what is kept goes anywhere.
+        self.recording = sink is not None
         self._dice = Dice(sampling.ratio)
         self.chooses = self._dice.chooses
         # From how many nanoseconds on a trace is kept for that alone.
-        self.slow_ns = int(sampling.slow_ms * 1_000_000) if sink is not None else sys.maxsize
+        self.slow_ns = int(sampling.slow_ms * 1_000_000) if self.recording else sys.maxsize
         self._on_drop = on_drop
         self._allowances: dict[Reason, Allowance] = {
             "head": Allowance(sampling.head_per_s),
@@ -72,17 +74,13 @@ class Tracer:
             "slow": Allowance(sampling.slow_per_s),
         }
 
-    @property
-    def recording(self) -> bool:
-        return self._sink is not None
-
     def begin(self, name: str, kind: Kind = "internal", parent: Parent | None = None) -> Trace:
         """The running root of a new trace."""
-        return Trace(name, kind, parent, self._dice.throw(), self._sink is not None)
+        return Trace(name, kind, parent, self._dice.throw(), self.recording)
 
     def begin_for_others(self, name: str) -> Trace:
         """The root of work that several wait for: kept with any of them, or where it failed or was slow."""
-        trace = Trace(name, "internal", None, self._dice.of(chosen=False), self._sink is not None)
+        trace = Trace(name, "internal", None, self._dice.of(chosen=False), self.recording)
         trace.shared = True
         return trace
 
@@ -98,7 +96,7 @@ class Tracer:
 
     def _of_request(self, scope: Scope, parent: Parent | None, chosen: tuple[int, bool]) -> Trace:
         began_s = scope[BEGAN_S]
-        trace = Trace("request", "server", parent, chosen, self._sink is not None, scope)
+        trace = Trace("request", "server", parent, chosen, self.recording, scope)
         scope[TRACE] = trace
         trace.started_ns = int(began_s * 1e9)
         if WAITS in scope:
