@@ -22,10 +22,6 @@ def _nothing(*_: object) -> None:
     return None
 
 
-async def _plain_commit(transaction: Any) -> None:
-    await transaction.commit()
-
-
 @asynccontextmanager
 async def _unwatched(*_: Callable[[], None]) -> AsyncIterator[None]:
     yield
@@ -33,8 +29,7 @@ async def _unwatched(*_: Callable[[], None]) -> AsyncIterator[None]:
 
 def _silence() -> None:
     """Take out whatever counts."""
-    meter.committed = meter.failed = meter.again = _nothing  # type: ignore[assignment]
-    meter.commit = _plain_commit
+    meter.commit = meter.committed = meter.failed = meter.again = _nothing  # type: ignore[assignment]
     vitals.watched = _unwatched  # type: ignore[assignment]
     del pools.MeasuredPool._acquire  # what is left is asyncpg's own
     assert pools.MeasuredPool._acquire is asyncpg.Pool._acquire

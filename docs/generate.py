@@ -253,7 +253,10 @@ _METRICS_HEAD = """
 What `/metrics` shows ([how to read it](../howto/watch-a-running-finflow.md)). The numbers of all processes
 are added up; where that would make no sense, the table says so. A process that ended leaves its counters
 and histograms behind, and takes its gauges along. Times are seconds. `release` is the setting of that name.
-Tenants beyond 1,000 share the label `_other`, and `finflow_metrics_overflow_total` counts what went there.
+A process counts the first 1,000 tenants that it meets by name; the others share the label `_other`, and
+`finflow_metrics_overflow_total` counts their requests. Of processes that ended 10,000 series of a family are
+kept. So a tenant may count by name in one process and in `_other` in the next: where there are more than
+1,000, what is said of one is at least so much.
 
 In OpenMetrics every counter and histogram also says when it began (`_created`), and buckets of
 `http_server_request_duration_seconds` name a trace that fell into them, where traces are kept.

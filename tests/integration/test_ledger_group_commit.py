@@ -121,6 +121,27 @@ async def test_a_batch_that_fails_is_told_of_though_its_first_caller_gave_up(
     assert [(line.__dict__["code"], line.__dict__["jobs"]) for line in told] == [("database_unreachable", 2)]
 
 
+async def test_a_batch_that_is_tried_again_says_why(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not what went wrong in cleaning up after it."""
+    async with desk(database_url) as one:
+        a, b = await one.open(2)
+        lock = await blocked(one)
+        job = asyncio.create_task(one.codes(transfer(a, b)))
+        await waiting(one, 1)
+        await lock.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock'"
+        )
+        while not caplog.records:
+            await asyncio.sleep(0.005)
+        await lock.close()
+        assert await job == [None]
+    [line] = caplog.records
+    assert line.message == "batch is tried again"
+    assert "in the middle of operation" in line.__dict__["error"]
+
+
 async def test_all_callers_giving_up_loses_nothing(database_url: str) -> None:
     async with desk(database_url) as one:
         a, b = await one.open(2)

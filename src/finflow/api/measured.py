@@ -10,7 +10,7 @@ from typing import Any, Final
 from litestar.handlers import HTTPRouteHandler
 
 from finflow.telemetry import instruments
-from finflow.telemetry.metrics import Counter, Histogram
+from finflow.telemetry.metrics import OTHER, Counter, Histogram
 
 UNMATCHED: Final = "_unmatched"
 NO_TENANT: Final = "none"
@@ -53,10 +53,14 @@ class RequestCounts:
 
     def outcomes(self, tenant_id: str | None) -> tuple[Counter, ...]:
         """The counters of a tenant that is not known yet, or of nobody: good, slow, failed."""
-        bind = instruments.TENANT_REQUESTS.bind
-        bound = tuple(bind(tenant_id or NO_TENANT, outcome) for outcome in instruments.TENANT_OUTCOMES)
+        family, name = instruments.TENANT_REQUESTS, tenant_id or NO_TENANT
         # Those beyond the bound share their series and are not remembered: memory has a bound too.
-        if len(self.known_outcomes) < instruments.MAX_TENANTS:
+        has_room = len(self.known_outcomes) < instruments.MAX_TENANTS
+        if not has_room:
+            name = OTHER
+            instruments.REGISTRY.overflowed(family.declaration.name)
+        bound = tuple(family.bind(name, outcome) for outcome in instruments.TENANT_OUTCOMES)
+        if has_room:
             self.known_outcomes[tenant_id] = bound
         return bound
 

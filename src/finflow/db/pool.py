@@ -127,6 +127,14 @@ async def check_version(connection: "asyncpg.Connection[Any]") -> int:
     return major
 
 
+def is_open(connection: "asyncpg.Connection[Any] | PoolConnection") -> bool:
+    """Whether it can be asked anything. One that was lost its pool has taken back already."""
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:
+        return False
+
+
 @asynccontextmanager
 async def acquired(pool: "asyncpg.Pool[asyncpg.Record]") -> "AsyncIterator[PoolConnection]":
     """A connection of the pool for a read. What the network does becomes database_unreachable, retryable."""

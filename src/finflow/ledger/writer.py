@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 
 import asyncpg
 
+from finflow.db.pool import is_open
 from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import meter, save, store
@@ -260,7 +261,8 @@ class LedgerWriter:
             try:
                 records = await self._transact(connection, batch, look_up, previous)
             finally:
-                connection.remove_log_listener(listen)
+                if is_open(connection):
+                    connection.remove_log_listener(listen)
         if warnings:
             self._decider.forget()
             raise _Unconfirmed(warnings[0])
@@ -282,14 +284,15 @@ class LedgerWriter:
                 records = await self._write_decided(connection, batch, previous)
             else:
                 records = await self._write_under_lock(connection, batch, look_up, previous)
-            batch.committing = True
-            await meter.commit(transaction)
+            batch.committing, began_s = True, perf_counter()
+            await transaction.commit()
+            meter.commit(began_s)
         except _Void:
             await transaction.rollback()
             raise
         except BaseException:
             self._decider.forget()
-            if not connection.is_closed() and not batch.committing:
+            if is_open(connection) and not batch.committing:
                 await transaction.rollback()
             raise
         return records
@@ -297,7 +300,7 @@ class LedgerWriter:
     async def _write_at_once(self, connection: store.Connection, batch: Batch) -> list[Record]:
         """Write a few records, decided ahead, by one statement that is its own transaction."""
         assert batch.head is not None, "only decided batches come here"
-        batch.committing = True
+        batch.committing, began_s = True, perf_counter()
         try:
             moved = await save.advance_and_write(
                 connection, self._ledger_no, batch.decided, batch.head, batch.base_seq
@@ -312,6 +315,7 @@ class LedgerWriter:
         if not moved:
             batch.committing = False
             self._head_was_elsewhere()
+        meter.commit(began_s)
         return batch.decided.records
 
     async def _write_decided(

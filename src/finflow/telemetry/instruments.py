@@ -97,7 +97,8 @@ WRITE_DURATION: Final = REGISTRY.histogram(
     _WORK_EDGES_S, unit="seconds", released=True,
 )  # fmt: skip
 COMMIT_DURATION: Final = REGISTRY.histogram(
-    "finflow_ledger_commit_duration_seconds", "Time that COMMIT took.",
+    "finflow_ledger_commit_duration_seconds",
+    "Time that COMMIT took; of a few records, the one statement that writes them and is its own transaction.",
     _WORK_EDGES_S, unit="seconds", released=True,
 )  # fmt: skip
 QUEUED_COMMANDS: Final = REGISTRY.gauge(
