@@ -21,6 +21,7 @@ from finflow.client.service import Client
 from finflow.client.tokens import StaticToken
 from finflow.db.migrations import migrate
 from finflow.db.traced import connection_class
+from finflow.ledger import writer
 from finflow.ledger.writer import LedgerWriter
 from finflow.telemetry.export import Exporter
 from finflow.telemetry.sampling import Sampling
@@ -55,9 +56,9 @@ def tracing(
 
 
 @asynccontextmanager
-async def traced_bank(database_url: str) -> AsyncIterator[Bank]:
+async def traced_bank(database_url: str, **built: Any) -> AsyncIterator[Bank]:
     config = Config.load({"database_url": database_url, "tenant_concurrency": 1_000, **FLAGS}, {})
-    app = build(lambda: services(config), release="2026.11-test")
+    app = build(lambda: services(config), release="2026.11-test", **built)
     async with lifespan(app), client_of(app) as client:
         yield await Bank(client).found()
 
@@ -230,7 +231,7 @@ async def test_of_unsampled_requests_only_the_failed_and_the_slow_are_kept(
             await asyncio.sleep(0.3)
     assert failed.failed
     assert failed.attributes["finflow.sampled.reason"] == "error"
-    assert failed.attributes["error.type"] == "500"
+    assert failed.attributes["error.type"] == "internal"
     [commit] = receiver.named("ledger.group_commit")
     assert (commit.failed, commit.attributes["error.type"]) == (True, "internal")
     assert {span.trace_id for span in receiver.spans} == {failed.trace_id, commit.trace_id}
@@ -258,6 +259,52 @@ async def test_a_slow_request_brings_its_group_commit_along(database_url: str) -
     longest = max(queries, key=lambda span: span.end - span.start)
     assert longest.name in ("UPDATE heads", "SELECT heads")
     assert longest.end - longest.start > 400_000_000
+
+
+@pytest.mark.parametrize("sampling", [ALL, NONE])
+async def test_a_request_that_runs_into_its_deadline_leads_to_what_it_waited_for(
+    database_url: str, sampling: Sampling
+) -> None:
+    with otlp.over_http() as receiver, tracing(receiver, sampling):
+        async with traced_bank(database_url, deadline_s=0.5) as bank:
+            a, b = [await bank.open() for _ in range(2)]
+            other = await asyncpg.connect(database_url)
+            async with other.transaction():
+                await other.execute("select 1 from heads for update")
+                answer = await post(bank, "late", a, b)
+                assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+                await asyncio.sleep(0.3)
+            await other.close()
+            [late] = await receiver.wait_for("POST /v1/transactions")
+            [submit] = [s for s in receiver.named("ledger.submit") if s.trace_id == late.trace_id]
+            while submit.links[0] not in {(s.trace_id, s.span_id) for s in receiver.spans}:
+                await asyncio.sleep(0.05)
+    assert late.attributes["error.type"] == "deadline_exceeded"
+    assert (submit.failed, submit.attributes["error.type"]) == (True, "CancelledError")
+    assert 400_000_000 < submit.end - submit.start < late.end - late.start
+    [commit] = [s for s in receiver.spans if (s.trace_id, s.span_id) == submit.links[0]]
+    assert commit.links == [(submit.trace_id, submit.span_id)]
+    # It did what was asked, after its caller had gone.
+    assert not commit.failed
+    queries = [s for s in spans_of(receiver, commit.trace_id) if s.kind == "client"]
+    assert max(query.end - query.start for query in queries) > 700_000_000
+
+
+async def test_an_answer_that_there_was_no_database_says_so(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: Any) -> Any:
+        raise asyncpg.ConnectionDoesNotExistError("gone")
+
+    monkeypatch.setattr(writer, "RETRY_FOR_S", 0.0)
+    with otlp.over_http() as receiver, tracing(receiver, NONE):
+        async with traced_bank(database_url) as bank:
+            a, b = [await bank.open() for _ in range(2)]
+            with monkeypatch.context() as patch:
+                patch.setattr(LedgerWriter, "_transact", lost)
+                assert (await post(bank, "lost", a, b)).status_code == 503
+            [failed] = await receiver.wait_for("POST /v1/transactions")
+    assert failed.attributes["error.type"] == "database_unreachable"
 
 
 async def test_many_requests_share_a_group_commit_and_links_are_bounded(database_url: str) -> None:

@@ -14,7 +14,7 @@ from finflow.api.deadlines import Deadlines
 from finflow.api.direct import Routes
 from finflow.api.methods import options
 from finflow.api.metrics_page import METRICS_PATH, MetricsPage, is_local
-from finflow.api.problems import problem
+from finflow.api.problems import note_failure, problem
 from finflow.api.watching import Watch
 from finflow.kernel.errors import FinFlowError
 from finflow.telemetry import trace_context, tracing
@@ -107,13 +107,14 @@ class Envelope:
                 app = options(self._app, scope["path"])
             await (app or self._app)(scope, receive, send_with_id)
         except FinFlowError as error:
+            note_failure(scope, error)
             await problem(error, request_id)(scope, receive, send_with_id)
         except (Exception, asyncio.CancelledError) as error:
             overdue = self._deadlines.ended(task)
-            error_name = tracing.error_name(error)
+            code = "deadline_exceeded" if overdue else "internal"
+            error_name = code if overdue else tracing.error_name(error)
             if status or not (overdue or isinstance(error, Exception)):
                 raise
-            code = "deadline_exceeded" if overdue else "internal"
             log.error("request failed", exc_info=error, extra={"request_id": request_id, "code": code})
             await problem(FinFlowError(code), request_id)(scope, receive, send_with_id)
         finally:

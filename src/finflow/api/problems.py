@@ -15,6 +15,7 @@ from finflow.api.admission import Refused
 from finflow.api.answers import PROBLEM_JSON, REPLAYED, Answer, Header, encode
 from finflow.api.methods import allowed
 from finflow.api.schemas import Problem
+from finflow.api.traced import FAILURE, FIRST_FAILURE
 from finflow.kernel.errors import FinFlowError
 from finflow.telemetry.instruments import PROBLEM
 
@@ -63,6 +64,12 @@ def request_id_of(request: Request[Any, Any, Any]) -> str:
     return str(request.scope["state"]["request_id"])
 
 
+def note_failure(scope: Any, error: FinFlowError) -> None:
+    """Our own failures are told of by their code wherever the request is, not by their status alone."""
+    if error.kind.status >= FIRST_FAILURE:
+        scope["state"][FAILURE] = error.kind.code
+
+
 class ProblemResponse:
     """What Litestar wants of an exception handler: something that becomes an ASGI application."""
 
@@ -83,6 +90,7 @@ def on_error(request: Request[Any, Any, Any], error: Exception) -> Any:
         log.error(
             "request failed", exc_info=cause, extra={"request_id": request_id, "path": request.url.path}
         )
+    note_failure(request.scope, found)
     answer = problem(found, request_id)
     if isinstance(error, MethodNotAllowedException):
         answer.headers = [*answer.headers, (b"allow", allowed(request.app, request.scope["path"]).encode())]

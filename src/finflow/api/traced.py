@@ -17,6 +17,8 @@ _OTHER_METHOD: Final = "_OTHER"
 # Asked every few seconds by whoever watches the process: kept where they fail or are slow, not by chance.
 _PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 FIRST_FAILURE: Final = 500
+# In a request's state: the catalogue's code of what we failed with.
+FAILURE: Final = "failure"
 _MAX_PATH: Final = 1_024
 
 
@@ -30,7 +32,7 @@ class RequestTraces:
     def end(self, scope: Scope, took_s: float, status: int, error: str | None) -> Trace | None:
         """A request was answered, with 0 not at all: its trace, if it is kept."""
         if error is None and status >= FIRST_FAILURE:
-            error = str(status)
+            error = scope["state"].get(FAILURE) or str(status)
         if self._access_ratio:
             self._log(scope, status, took_s, error)
         tracer = tracing.tracer()

@@ -16,7 +16,7 @@ from finflow.telemetry.tracing import Running
 SLICE: Final = 128
 
 
-class Job(msgspec.Struct, frozen=True):
+class Job(msgspec.Struct, eq=False):
     """Requests of one caller that are answered together; `atomic` decides them all or nothing."""
 
     requests: list[Request]
@@ -24,6 +24,8 @@ class Job(msgspec.Struct, frozen=True):
     reply: "asyncio.Future[list[Record]]"
     queued_s: float = 0.0
     caller: "Running | None" = None
+    # What it is written with, as soon as it is in one.
+    batch: "Batch | None" = None
 
     @property
     def whole(self) -> bool:
@@ -88,6 +90,7 @@ class Batch:
 
     def add(self, job: Job) -> None:
         """One more job, undecided: so is the batch."""
+        job.batch = self
         self.jobs.append(job)
         self.size += len(job.requests)
         self.money_only = self.money_only and all(isinstance(r.command, MOVES_MONEY) for r in job.requests)

@@ -14,11 +14,12 @@ from finflow.telemetry.logs import Thrifty
 from finflow.telemetry.tracing import Trace, Work
 
 if TYPE_CHECKING:
-    from finflow.ledger.batch import Batch
+    from finflow.ledger.batch import Batch, Job
 
 log = logging.getLogger(__name__)
 
 _failures: Final = Thrifty()
+_SUBMIT: Final = "ledger.submit"
 
 
 def shared_root() -> Trace:
@@ -47,10 +48,22 @@ async def traced(writing: Coroutine[Any, Any, None], batch: "Batch", ledger_no: 
             tracing.tracer().finish(root, error)
 
 
+def gave_up(job: "Job", batch: "Batch", ledger_no: int, error: BaseException) -> None:
+    """A caller goes before it is answered: if its trace is kept, it says what it waited for until now.
+
+    That is its batch, or where it has none yet, the one before it, which is kept with it when it ends.
+    """
+    if job.caller is not None and batch.root.recording:
+        began_ns = int(batch.began_s * 1e9) or tracing.now_ns()
+        said: tracing.Attributes = {"finflow.ledger_no": ledger_no}
+        work = Work(batch.root, _SUBMIT, began_ns, tracing.error_name(error), said)
+        work.serve([(job.caller, job.queued_s, len(job.requests))])
+
+
 def _join(root: Trace, batch: "Batch", ledger_no: int, began_ns: int, error: str | None) -> None:
     """Both sides' links and numbers. The callers' tasks run only after this, so nobody ends too early."""
     jobs = batch.jobs
-    Work(root, "ledger.submit", began_ns, error, {"finflow.ledger_no": ledger_no}).serve(
+    Work(root, _SUBMIT, began_ns, error, {"finflow.ledger_no": ledger_no}).serve(
         [(job.caller, job.queued_s, len(job.requests)) for job in jobs if job.caller is not None]
     )
     # Jobs stand in the order of their arrival.

@@ -27,8 +27,9 @@ from finflow.ledger.batch import Batch, Job
 from finflow.ledger.book import Account, Record
 from finflow.ledger.commands import Request
 from finflow.ledger.decider import ACQUIRE_TIMEOUT_S, Decider
+from finflow.ledger.failures import STATEMENT_FAILED, TRY_AGAIN, final_answer
 from finflow.ledger.replay import unjournaled
-from finflow.ledger.traced import traced
+from finflow.ledger.traced import gave_up, traced
 from finflow.telemetry.tracing import detached, running, within
 
 log = logging.getLogger(__name__)
@@ -39,23 +40,6 @@ MAX_QUEUED: Final = 40_000
 WRITE_AHEAD_FROM: Final = 1_000
 MAX_IN_FLIGHT: Final = 2
 RETRY_FOR_S: Final = 20.0
-MAX_KEY_COLLISIONS: Final = 3
-
-_TRY_AGAIN: Final = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    # What the driver says of a connection that was lost in the middle of a COPY.
-    asyncpg.InternalClientError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.LockNotAvailableError,
-    OSError,
-    TimeoutError,
-)
-
-# What the server says of a statement that it did not commit, for certain.
-_STATEMENT_FAILED: Final = (asyncpg.DiskFullError, asyncpg.IntegrityConstraintViolationError)
 
 Writing = asyncio.Task[None]
 
@@ -121,12 +105,17 @@ class LedgerWriter:
     async def _enqueue(self, requests: list[Request], atomic: bool) -> list[Record]:
         reply: asyncio.Future[list[Record]] = asyncio.get_running_loop().create_future()
         self._keys.update([request.key for request in requests])
-        self._jobs.append(Job(requests, atomic, reply, perf_counter(), running()))
+        job = Job(requests, atomic, reply, perf_counter(), running())
+        self._jobs.append(job)
         self._wake.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(detached(self._run()), name=f"ledger-writer-{self._ledger_no}")
         # A caller that gives up takes its own reply with it, not the batch, nor its keys' place in it.
-        return await reply
+        try:
+            return await reply
+        except asyncio.CancelledError as error:
+            gave_up(job, job.batch or self._gathered, self._ledger_no, error)
+            raise
 
     async def close(self) -> None:
         """Refuse new jobs, write the queued ones, then stop."""
@@ -225,7 +214,7 @@ class LedgerWriter:
                 self._decider.expect_known_keys()
                 failure: Exception = error
                 collisions += 1
-            except (*_TRY_AGAIN, _Unconfirmed) as error:
+            except (*TRY_AGAIN, _Unconfirmed) as error:
                 failure = error
             except Exception as error:
                 self._fail(batch, error)
@@ -233,7 +222,7 @@ class LedgerWriter:
             sent = sent or batch.committing
             attempt += 1
             await _end_of(previous)
-            final = _final(failure, sent, collisions, asyncio.get_running_loop().time() > deadline)
+            final = final_answer(failure, sent, collisions, asyncio.get_running_loop().time() > deadline)
             if final is not None:
                 self._fail(batch, final)
                 return
@@ -305,7 +294,7 @@ class LedgerWriter:
             moved = await save.advance_and_write(
                 connection, self._ledger_no, batch.decided, batch.head, batch.base_seq
             )
-        except _STATEMENT_FAILED:
+        except STATEMENT_FAILED:
             batch.committing = False
             self._decider.forget()
             raise
@@ -384,15 +373,3 @@ async def _end_of(previous: Writing | None) -> None:
     """Whatever a batch does after its decisions were void, it does after the batch before it."""
     if previous is not None:
         await asyncio.wait({previous})
-
-
-def _final(failure: Exception, sent: bool, collisions: int, late: bool) -> Exception | None:
-    """What the callers are told, or None where trying again can help."""
-    # After a COMMIT without an answer, a full disk is no answer either: try until it becomes one.
-    if isinstance(failure, asyncpg.DiskFullError) and not sent:
-        return FinFlowError("database_full", str(failure))
-    if collisions > MAX_KEY_COLLISIONS:
-        return failure
-    if late:
-        return FinFlowError("outcome_unknown" if sent else "database_unreachable", repr(failure))
-    return None

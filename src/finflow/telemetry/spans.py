@@ -94,7 +94,7 @@ class Work:
         waits = trace.waits
         if len(waits) < MAX_SPANS:
             waits.append((self, span, since_s, commands))
-            if trace.sampled:
+            if trace.assured:
                 self.link(span, len(waits) - 1)
         else:
             trace.dropped += 1
@@ -224,8 +224,8 @@ class Trace(Span):
     """
 
     __slots__ = (
-        "dropped", "kept", "recording", "remote", "request_id", "sampled", "scope", "shared", "spans",
-        "tenant", "trace_id", "waits", "wall_ns",
+        "assured", "awaited", "dropped", "kept", "recording", "remote", "request_id", "sampled", "scope",
+        "shared", "spans", "tenant", "trace_id", "waits", "wall_ns",
     )  # fmt: skip
 
     # Children of the root, theirs included, in the order of their beginning.
@@ -234,6 +234,10 @@ class Trace(Span):
     waits: list[Wait]
     dropped: int
     kept: Reason | None
+    # Whether it is kept for sure: its share of what may be kept a second was taken at its beginning.
+    assured: bool
+    # Whether one that is kept waited for it in vain: it is kept as well, when it ends.
+    awaited: bool
     # What to add to the monotonic clock to get nanoseconds since the epoch, as it was when it was kept.
     wall_ns: int
     tenant: str | None
@@ -329,6 +333,8 @@ _LATER: Final[dict[str, Callable[[], Any]]] = {
     "links": list,
     "spans": list,
     "waits": list,
+    "assured": bool,
+    "awaited": bool,
     "dropped": int,
     "dropped_links": int,
     "kept": lambda: None,

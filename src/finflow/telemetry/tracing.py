@@ -76,7 +76,7 @@ class Tracer:
 
     def begin(self, name: str, kind: Kind = "internal", parent: Parent | None = None) -> Trace:
         """The running root of a new trace."""
-        return Trace(name, kind, parent, self._dice.throw(), self.recording)
+        return self._assured(Trace(name, kind, parent, self._dice.throw(), self.recording))
 
     def begin_for_others(self, name: str) -> Trace:
         """The root of work that several wait for: kept with any of them, or where it failed or was slow."""
@@ -87,7 +87,12 @@ class Tracer:
     def begin_chosen(self, scope: Scope, parent: Parent | None) -> Trace:
         """The trace of a request that its caller or the dice chose at its beginning."""
         chosen = (0, False) if parent is not None else self._dice.of(chosen=True)
-        return self._of_request(scope, parent, chosen)
+        return self._assured(self._of_request(scope, parent, chosen))
+
+    def _assured(self, trace: Trace) -> Trace:
+        """A trace that is chosen takes its share of what may be kept now: whoever links to it may be sure."""
+        trace.assured = trace.sampled and self.recording and self._allowances["head"].spend()
+        return trace
 
     def trace_of(self, scope: Scope) -> Trace:
         """The trace of a request that began. Where it is over, the trace is good for its ids alone."""
@@ -117,19 +122,26 @@ class Tracer:
         if trace.recording:
             if trace.error is not None:
                 return "error"
-            if trace.sampled:
+            if trace.assured:
                 return "head"
             if trace.ended_ns - trace.started_ns >= self.slow_ns:
                 return "slow"
+            if trace.awaited:
+                return "linked"
+            if trace.sampled:
+                self._on_drop("rate", len(trace.spans) + 1)
         if not trace.shared:
             trace.forget()
         return None
 
     def keep(self, trace: Trace, reason: Reason) -> None:
-        """Hand an ended trace, and what served it, to the exporter."""
+        """Hand an ended trace, and what served it, to the exporter; what still runs, when it ends."""
         if trace.kept is not None or self._sink is None:
             return
-        if reason != "linked" and not self._allowances[reason].spend():
+        if not trace.ended_ns:
+            trace.awaited = True
+            return
+        if not (trace.assured or trace.awaited or reason == "linked" or self._allowances[reason].spend()):
             self._on_drop("rate", len(trace.spans) + 1)
             trace.forget()
             return
@@ -148,8 +160,8 @@ class Tracer:
         """Make spans of what the trace waited for, as far as there is room, and keep that work with it."""
         for number, each in enumerate(trace.waits):
             work, caller = each[0], each[1] or trace
-            if not trace.sampled:
-                # Those that were chosen at their beginning have their links already.
+            if not trace.assured:
+                # Those that were kept for sure at their beginning have their links already.
                 work.link(caller, number)
             if len(trace.spans) < MAX_SPANS:
                 trace.spans.append(wait_span(trace, each, number))
