@@ -234,10 +234,6 @@ class Trace(Span):
     waits: list[Wait]
     dropped: int
     kept: Reason | None
-    # Whether it is kept for sure: its share of what may be kept a second was taken at its beginning.
-    assured: bool
-    # Whether one that is kept waited for it in vain: it is kept as well, when it ends.
-    awaited: bool
     # What to add to the monotonic clock to get nanoseconds since the epoch, as it was when it was kept.
     wall_ns: int
     tenant: str | None
@@ -261,6 +257,10 @@ class Trace(Span):
         self.span_id = _id_bits(64) or 1
         # Whether spans may still be added: not where nothing is kept, and not once that is decided.
         self.recording = recording
+        # Whether it is kept for sure: its share of what may be kept a second was taken at its beginning.
+        self.assured = False
+        # Whether one that is kept waited for it in vain: it is kept as well, when it ends.
+        self.awaited = False
         # The ASGI scope while the request runs; gone at its end, so that a kept trace keeps no request.
         self.scope = scope
         # Done for requests that will only later know whether they are kept.
@@ -333,8 +333,6 @@ _LATER: Final[dict[str, Callable[[], Any]]] = {
     "links": list,
     "spans": list,
     "waits": list,
-    "assured": bool,
-    "awaited": bool,
     "dropped": int,
     "dropped_links": int,
     "kept": lambda: None,
