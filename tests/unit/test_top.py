@@ -1,12 +1,15 @@
 """`finflow top`: numbers as reckoned by hand, and the screen that is kept here."""
 
 import math
+from collections.abc import Iterator
 
 import msgspec
+import pytest
 from rich.console import Console
 
 from finflow.cli.top_model import top
 from finflow.cli.top_screen import screen
+from finflow.telemetry import samples
 from finflow.telemetry.samples import Sample, Scrape, parse
 
 BEFORE = """
@@ -130,3 +133,34 @@ def test_nothing_measured_is_a_dash_and_not_a_zero() -> None:
 def test_labels_are_read_as_they_are_escaped() -> None:
     [sample] = parse('a_total{x="a\\\\b\\"c\\nd",y="{,}"} +Inf\nnonsense\n')
     assert sample == Sample("a_total", {"x": 'a\\b"c\nd', "y": "{,}"}, math.inf)
+
+
+class Watched(dict[str, str]):
+    """Labels that count how often somebody looks at them."""
+
+    looks = 0
+
+    def get(self, *arguments: str) -> str | None:  # type: ignore[override]
+        Watched.looks += 1
+        return super().get(*arguments)
+
+
+def test_a_screen_looks_at_each_sample_a_few_times_however_many_tenants_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def watched(text: str) -> Iterator[Sample]:
+        return (each._replace(labels=Watched(each.labels)) for each in parse(text))
+
+    monkeypatch.setattr(samples, "parse", watched)
+    looks = {}
+    for tenants in (100, 1000):
+        text = "".join(
+            f'finflow_tenant_requests_total{{tenant="ten_{number}",outcome="{outcome}"}} {number}\n'
+            for number in range(1, tenants + 1)
+            for outcome in ("good", "slow", "failed")
+        )
+        Watched.looks = 0
+        assert len(top(Scrape("", 1.0), Scrape(text, 2.0)).tenants) > 0
+        looks[tenants] = Watched.looks
+    # Two labels of three samples for each tenant, once.
+    assert looks == {100: 600, 1000: 6000}

@@ -35,21 +35,25 @@ def _unescaped(found: "re.Match[str]") -> str:
 
 
 class Scrape:
-    """All samples of one moment, by name."""
+    """All samples of one moment, by name and by whichever labels they are asked for."""
 
     def __init__(self, text: str, at_s: float) -> None:
         self.at_s = at_s
         self._named: dict[str, list[Sample]] = {}
         for sample in parse(text):
             self._named.setdefault(sample.name, []).append(sample)
+        # A name's samples by the values of some labels, made when somebody first asks by these: who then asks
+        # for each of a thousand tenants does not look a thousand times at all of them.
+        self._labelled: dict[tuple[str, ...], dict[tuple[str | None, ...], list[Sample]]] = {}
 
     def of(self, name: str, **labels: str) -> list[Sample]:
         """The samples of this name that carry these labels."""
-        return [
-            sample
-            for sample in self._named.get(name, ())
-            if all(sample.labels.get(label) == value for label, value in labels.items())
-        ]
+        found = self._labelled.get((name, *labels))
+        if found is None:
+            found = self._labelled[name, *labels] = {}
+            for sample in self._named.get(name, ()):
+                found.setdefault(tuple(map(sample.labels.get, labels)), []).append(sample)
+        return found.get(tuple(labels.values()), [])
 
     def total(self, name: str, **labels: str) -> float:
         """What they come to."""
