@@ -5,10 +5,9 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from rich.console import Console
 
-from finflow.cli.top_model import top
-from finflow.cli.top_screen import screen
+from finflow.cli.top_model import Top, Watch
+from finflow.cli.top_screen import plain, screen
 from finflow.telemetry import samples
 from finflow.telemetry.samples import Sample, Scrape, parse
 
@@ -49,7 +48,8 @@ finflow_ledger_commit_duration_seconds_bucket{release="1.0",le="+Inf"} 10
 finflow_ledger_batch_retries_total{reason="void",release="1.0"} 2
 finflow_ledger_write_failures_total{code="internal",release="1.0"} 1
 finflow_ledger_unknown_outcomes_total{release="1.0"} 5
-finflow_processes{role="api",release="1.0"} 2
+finflow_processes{role="api",release="1.0"} 1
+finflow_processes{role="api",release="1.1"} 1
 finflow_processes{role="stack",release="1.0"} 1
 process_cpu_seconds_total{release="1.0"} 3
 process_resident_memory_bytes{release="1.0"} 209715200
@@ -77,6 +77,9 @@ TENANT           REQ/S   FAIL/S   SLOW/S
 ────────────────────────────────────────
 ten_a             35.0      0.0      0.0
 ten_b             10.0      2.0      1.0
+PROBLEM             PER S
+─────────────────────────
+exceeds_available     3.0
 GROUP COMMIT
 ────────────────────────────────────────────────────────────────────
 commands/s 40.0   batches/s 5.0        per batch 8.0   queued 3
@@ -86,17 +89,14 @@ PROCESSES
 ──────────────────────────────────────────────────────────────────────────
 cpu 1.50 cores     memory 200 MiB      open files 61   loop lag p99 1.0 ms
 connections 2/16   waiting for one 1
-PROBLEMS
-────────────────────────────────
-exceeds_available 3.0/s
 """
 
 
-def drawn() -> str:
-    console = Console(width=100, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(screen(top(Scrape(BEFORE, 10.0), Scrape(AFTER, 12.0)), "http://127.0.0.1:8400/metrics"))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+URL = "http://127.0.0.1:8400/metrics"
+
+
+def top(before: Scrape, after: Scrape) -> Top:
+    return Watch(before).next(after)
 
 
 def test_the_numbers_are_the_differences_over_the_seconds_between() -> None:
@@ -115,7 +115,7 @@ def test_the_numbers_are_the_differences_over_the_seconds_between() -> None:
 
 
 def test_the_screen_is_the_one_that_is_kept() -> None:
-    assert drawn() == SCREEN
+    assert plain(screen(top(Scrape(BEFORE, 10.0), Scrape(AFTER, 12.0)), URL)) + "\n" == SCREEN
 
 
 def test_a_counter_that_began_anew_counts_from_its_beginning() -> None:
@@ -133,6 +133,88 @@ def test_nothing_measured_is_a_dash_and_not_a_zero() -> None:
 def test_labels_are_read_as_they_are_escaped() -> None:
     [sample] = parse('a_total{x="a\\\\b\\"c\\nd",y="{,}"} +Inf\nnonsense\n')
     assert sample == Sample("a_total", {"x": 'a\\b"c\nd', "y": "{,}"}, math.inf)
+
+
+def counted(*values: tuple[float, float], name: str = "process_cpu_seconds_total") -> list[Top]:
+    """The screens of a counter's values at these moments."""
+    scrapes = [Scrape(f"{name} {value}\n", at_s) for at_s, value in values]
+    watch = Watch(scrapes[0])
+    return [watch.next(each) for each in scrapes[1:]]
+
+
+def test_time_used_is_measured_over_no_less_than_its_processes_take_to_say_it() -> None:
+    # It grows by 3 s each 2 s, however often somebody looks.
+    screens = counted((0.0, 3), (0.5, 3), (1.0, 3), (1.5, 6), (2.0, 6), (2.5, 6), (4.0, 9))
+    assert [each.processes.cpu_cores for each in screens] == [None, None, None, 1.5, 1.5, 1.5]
+    # That it stands still over so long says that nobody is there to say it.
+    [still] = counted((0.0, 3), (5.0, 3))
+    assert still.processes.cpu_cores is None
+    assert "\ncpu -  " in plain(screen(still, URL))
+
+
+def test_releases_are_those_that_run_and_those_that_had_requests() -> None:
+    def text(requests: dict[str, int], running: str) -> str:
+        name = "http_server_request_duration_seconds_count"
+        labels = 'http_request_method="GET",http_route="/"'
+        lines = [f'{name}{{{labels},release="{each}"}} {count}' for each, count in requests.items()]
+        return "\n".join([*lines, f'finflow_processes{{role="api",release="{running}"}} 2', ""])
+
+    before = Scrape(text({"r1": 5, "r2": 7}, "r2"), 1.0)
+    found = top(before, Scrape(text({"r1": 5, "r2": 8}, "r3"), 2.0))
+    assert [row.name for row in found.releases] == ["r2", "r3"]
+    assert plain(screen(found, "")).startswith("finflow top  release r3  2 workers")
+
+
+def crowded() -> Top:
+    """Ten routes, 1,000 tenants, two releases, requests a second of six and seven digits."""
+    lines = [
+        f'http_server_request_duration_seconds_count{{http_request_method="GET",http_route="{route}",'
+        f'release="{release}"}} {count}'
+        for count, release in ((246_912, "1.0"), (2_222, "1.1"))
+        for route in (f"/v1/settlement/cycles/{{cycle_id}}/{number}" for number in range(10))
+    ]
+    lines += [
+        f'finflow_tenant_requests_total{{tenant="{tenant}",outcome="good"}} 9999'
+        for tenant in (f"ten_01h455vb4pex5vsknk084sn{number:03}" for number in range(1000))
+    ]
+    return top(Scrape("", 10.0), Scrape(AFTER + "\n".join(lines), 12.0))
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_a_low_screen_gives_up_rows_of_tables_and_says_how_many(width: int) -> None:
+    found = crowded()
+    for height in (24, 30, 40):
+        shown = plain(screen(found, URL, width, height)).splitlines()
+        assert len(shown) <= height
+        assert max(map(len, shown)) <= width
+        text = " ".join(" ".join(shown).split())
+        assert " of 1,002) REQ/S" in text
+        for whole in (
+            "failed writes 1",
+            "unknown outcomes 5",
+            "PROCESSES",
+            "waiting for one 1",
+            "1,245,770.0",
+        ):
+            assert whole in text
+
+
+def test_names_and_columns_make_way_for_numbers() -> None:
+    line = next(each for each in plain(screen(crowded(), URL, 80, 24)).splitlines() if "GET" in each)
+    assert line == "GET /v1/settlement/cycles/{cy…     124,567.0      0.0        -        -        -"
+    narrow = plain(screen(crowded(), URL, 40, 24)).splitlines()
+    assert narrow[:3] == [
+        "finflow top  release 1.0, 1.1  2 workers",
+        "ROUTE (2 of 12)                    REQ/S",
+        "all                          1,245,770.0",
+    ]
+
+
+@pytest.mark.parametrize("size", [(40, 15), (20, 5), (1, 1)])
+def test_a_screen_that_is_too_small_for_anything_says_how_much_is_left(size: tuple[int, int]) -> None:
+    shown = plain(screen(crowded(), URL, *size)).splitlines()
+    assert len(shown) == size[1]
+    assert shown[-1].endswith("more lines")
 
 
 class Watched(dict[str, str]):

@@ -11,7 +11,10 @@ from finflow.cli.options import api_options
 from finflow.kernel.errors import FinFlowError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from finflow.cli.top_model import Top
+    from finflow.cli.top_screen import Line
     from finflow.telemetry.samples import Scrape
 
 _MAX_BYTES: Final = 32 << 20
@@ -49,11 +52,11 @@ def _metrics_url(where: dict[str, Any]) -> str:
 
 
 async def _measured(url: str, interval_s: float) -> "Top":
-    from finflow.cli.top_model import top as measured
+    from finflow.cli.top_model import Watch
 
-    before = await scrape(url)
+    watch = Watch(await scrape(url))
     await asyncio.sleep(interval_s)
-    return measured(before, await scrape(url))
+    return watch.next(await scrape(url))
 
 
 async def scrape(url: str) -> "Scrape":
@@ -80,22 +83,31 @@ async def _watch(url: str, interval_s: float) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from finflow.cli.top_model import top as measured
+    from finflow.cli.top_model import Watch
     from finflow.cli.top_screen import screen
 
     console = Console()
-    before = await scrape(url)
+    watch = Watch(await scrape(url))
     with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
         while True:
             await asyncio.sleep(interval_s)
-            after = await scrape(url)
-            live.update(screen(measured(before, after), url), refresh=True)
-            before = after
+            found = watch.next(await scrape(url))
+            live.update(_text(screen(found, url, *console.size)), refresh=True)
+
+
+def _text(lines: list["Line"]) -> "Text":
+    from rich.text import Text
+
+    return Text("\n", no_wrap=True, overflow="ellipsis").join(Text.assemble(*line) for line in lines)
 
 
 def _print(found: "Top") -> None:
     from rich.console import Console
 
-    from finflow.cli.top_screen import screen
+    from finflow.cli.top_screen import plain, screen
 
-    Console().print(screen(found, ""))
+    console = Console()
+    if console.is_terminal:
+        console.print(_text(screen(found, "", console.width)))
+    else:
+        click.echo(plain(screen(found, "")))

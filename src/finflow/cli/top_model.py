@@ -10,7 +10,8 @@ from finflow.telemetry.samples import Scrape
 
 _DURATION: Final = "http_server_request_duration_seconds"
 _SHARES: Final = (0.5, 0.95, 0.99)
-_ROWS: Final = 12
+# So often a process says how much time it has used; over less the counter stands still, or leaps.
+_CPU_EVERY_S: Final = 2.0
 
 
 class Requests(msgspec.Struct, frozen=True):
@@ -41,10 +42,11 @@ class GroupCommit(msgspec.Struct, frozen=True):
 
 
 class Processes(msgspec.Struct, frozen=True):
-    """The workers together."""
+    """The workers together; the time they use is None where they had none to say it."""
 
+    releases: list[str]
     workers: float
-    cpu_cores: float
+    cpu_cores: float | None
     resident_mb: float
     open_fds: float
     loop_lag_p99_ms: float | None
@@ -70,12 +72,12 @@ class Span:
     """Two scrapes, and what grew between them. A counter that fell has begun anew: all of it is new."""
 
     def __init__(self, before: Scrape, after: Scrape) -> None:
-        self._before, self._after = before, after
+        self._before, self.after = before, after
         self.over_s = max(after.at_s - before.at_s, 1e-3)
 
     def grown(self, name: str, **labels: str) -> float:
         """By how much."""
-        after, before = self._after.total(name, **labels), self._before.total(name, **labels)
+        after, before = self.after.total(name, **labels), self._before.total(name, **labels)
         return after - before if after >= before else after
 
     def per_s(self, name: str, **labels: str) -> float:
@@ -84,11 +86,11 @@ class Span:
 
     def now(self, name: str, **labels: str) -> float:
         """What it is at the end."""
-        return self._after.total(name, **labels)
+        return self.after.total(name, **labels)
 
     def quantile_ms(self, name: str, share: float, **labels: str) -> float | None:
         """The value below which so many of the new observations lie, in milliseconds."""
-        edges, counts = self._after.buckets(name, **labels)
+        edges, counts = self.after.buckets(name, **labels)
         known, earlier = self._before.buckets(name, **labels)
         if known == edges and all(new >= old for new, old in zip(counts, earlier, strict=True)):
             counts = [new - old for new, old in zip(counts, earlier, strict=True)]
@@ -97,27 +99,40 @@ class Span:
 
     def values(self, name: str, label: str) -> list[str]:
         """The values of a label at the end."""
-        return self._after.values(name, label)
+        return self.after.values(name, label)
 
 
-def top(before: Scrape, after: Scrape) -> Top:
-    """The screen of what happened between two scrapes."""
-    span = Span(before, after)
+class Watch:
+    """One screen after another: what happened since the scrape before."""
+
+    def __init__(self, first: Scrape) -> None:
+        self._before = self._cpu_since = first
+        self._cpu_cores: float | None = None
+
+    def next(self, after: Scrape) -> Top:
+        """The screen up to this scrape. Shorter ones show the processes' time as it was last known."""
+        span, cpu = Span(self._before, after), Span(self._cpu_since, after)
+        self._before = after
+        if cpu.over_s >= _CPU_EVERY_S:
+            used_s = cpu.grown("process_cpu_seconds_total")
+            self._cpu_since, self._cpu_cores = after, round(used_s / cpu.over_s, 3) if used_s else None
+        return _top(span, self._cpu_cores)
+
+
+def _top(span: Span, cpu_cores: float | None) -> Top:
     refusals = {code: span.per_s("finflow_http_problems_total", code=code) for code in _codes(span)}
+    processes = _processes(span, cpu_cores)
     return Top(
         round(span.over_s, 3),
         _requests(span, "all"),
-        _busiest([_route(span, *pair) for pair in _routes(after)]),
+        _busiest([_route(span, *pair) for pair in _routes(span)]),
         _busiest(
             [_tenant(span, tenant) for tenant in span.values("finflow_tenant_requests_total", "tenant")]
         ),
-        [
-            _requests(span, release, release=release)
-            for release in span.values(f"{_DURATION}_count", "release")
-        ],
+        _releases(span, processes.releases),
         {code: rate for code, rate in refusals.items() if rate},
         _group_commit(span),
-        _processes(span),
+        processes,
     )
 
 
@@ -133,8 +148,15 @@ def _requests(span: Span, shown: str, **labels: str) -> Requests:
     return Requests(shown, span.per_s(f"{_DURATION}_count", **labels), round(failed, 3), *quantiles)
 
 
-def _routes(scrape: Scrape) -> list[tuple[str, str]]:
-    samples = scrape.of(f"{_DURATION}_count")
+def _releases(span: Span, running: Sequence[str]) -> list[Requests]:
+    """Those that run or had requests; what ended ones have counted is kept for long."""
+    known = span.values(f"{_DURATION}_count", "release")
+    rows = [_requests(span, name, release=name) for name in sorted({*known, *running})]
+    return [row for row in rows if row.per_s or row.name in running]
+
+
+def _routes(span: Span) -> list[tuple[str, str]]:
+    samples = span.after.of(f"{_DURATION}_count")
     return sorted({(each.labels["http_request_method"], each.labels["http_route"]) for each in samples})
 
 
@@ -152,7 +174,7 @@ def _tenant(span: Span, tenant: str) -> Requests:
 
 def _busiest(rows: Sequence[Requests]) -> list[Requests]:
     """Those with any requests, most first."""
-    return sorted((row for row in rows if row.per_s), key=lambda row: (-row.per_s, row.name))[:_ROWS]
+    return sorted((row for row in rows if row.per_s), key=lambda row: (-row.per_s, row.name))
 
 
 def _group_commit(span: Span) -> GroupCommit:
@@ -172,10 +194,12 @@ def _group_commit(span: Span) -> GroupCommit:
     )
 
 
-def _processes(span: Span) -> Processes:
+def _processes(span: Span, cpu_cores: float | None) -> Processes:
+    workers = span.after.of("finflow_processes", role="api")
     return Processes(
-        span.now("finflow_processes", role="api"),
-        round(span.grown("process_cpu_seconds_total") / span.over_s, 3),
+        sorted({each.labels["release"] for each in workers if each.value}),
+        sum(each.value for each in workers),
+        cpu_cores,
         round(span.now("process_resident_memory_bytes") / 2**20, 1),
         span.now("process_open_fds"),
         span.quantile_ms("finflow_event_loop_lag_seconds", 0.99),
