@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -242,9 +243,34 @@ async def test_top_shows_what_runs(short_folder: Path) -> None:
         assert "GROUP COMMIT" in text.output
 
 
-def test_top_says_so_where_nothing_answers() -> None:
-    result = CliRunner().invoke(finflow, ["top", "--once", "--url", f"http://127.0.0.1:{free_port()}"])
+async def test_top_elsewhere_than_on_a_terminal_prints_screen_after_screen_also_over_a_restart(
+    short_folder: Path,
+) -> None:
+    data = short_folder / "restart"
+    arguments = ["-m", "finflow", "top", "--interval", "0.3", "--data", str(data)]
+    async with stack(data):
+        top = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
+        assert top.stdout is not None
+
+        async def until(words: bytes) -> None:
+            async with asyncio.timeout(60):
+                while words not in (line := await top.stdout.readline()):
+                    assert line, f"it ended before it said {words!r}"
+
+        for _ in range(2):
+            await until(b"release 2026.11  2 workers")
+    await until(b"no answer since")
+    async with stack(data):
+        await until(b"release 2026.11  2 workers")
+        top.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(top.wait(), 30) == 130
+
+
+def test_top_says_so_where_nothing_answers_and_no_password() -> None:
+    url = f"http://me:hunter2@127.0.0.1:{free_port()}"
+    result = CliRunner().invoke(finflow, ["top", "--url", url])
     assert "api_unreachable" in repr(result.exception)
+    assert "me:***@127.0.0.1" in repr(result.exception)
 
 
 @pytest.mark.parametrize("arguments", [["top", "--json"], ["top", "--interval", "0"]])

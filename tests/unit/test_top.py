@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from finflow.cli import top as command
 from finflow.cli.top_model import Top, Watch
 from finflow.cli.top_screen import plain, screen
+from finflow.kernel.errors import FinFlowError
 from finflow.telemetry import samples
 from finflow.telemetry.samples import Sample, Scrape, parse
 
@@ -215,6 +217,48 @@ def test_a_screen_that_is_too_small_for_anything_says_how_much_is_left(size: tup
     shown = plain(screen(crowded(), URL, *size)).splitlines()
     assert len(shown) == size[1]
     assert shown[-1].endswith("more lines")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("hello <html>\n", "not with metrics"),
+        ("", "without metrics of FinFlow"),
+        ("up 1\n", "without metrics of FinFlow"),
+    ],
+)
+def test_an_answer_without_metrics_of_finflow_is_refused(text: str, words: str) -> None:
+    with pytest.raises(FinFlowError, match=f"api_unreachable: .*{words}"):
+        command.read(URL, text)
+
+
+@pytest.mark.parametrize("url", ["foo", "ftp://x", "http://", "http://[", "http://127.0.0.1:99999"])
+def test_what_is_no_http_url_is_said_to_be_none(url: str) -> None:
+    with pytest.raises(FinFlowError, match="not an http"):
+        command.metrics_url({"url": url, "data": None})
+
+
+async def test_who_no_longer_answers_keeps_the_last_screen_and_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter([Scrape(BEFORE, 10.0), None, None, Scrape(AFTER, 12.0)])
+
+    async def scrape(url: str) -> Scrape:
+        found = next(answers)
+        if found is None:
+            raise FinFlowError("api_unreachable", "nobody is there")
+        return found
+
+    monkeypatch.setattr(command, "scrape", scrape)
+    moments = iter(["14:00:00", "14:00:02"])
+    monkeypatch.setattr(command, "strftime", lambda _: next(moments))
+    where = {"url": URL.replace("http://", "http://me:hunter2@"), "data": None}
+    shown = command.looks(where, 0.0, Watch(Scrape("", 8.0)))
+    (first, url, trouble), second, third, (last, _, none) = [await anext(shown) for _ in range(4)]
+    assert (url, trouble) == ("http://me:***@127.0.0.1:8400/metrics", "")
+    assert second == third == (first, url, "no answer since 14:00:00: nobody is there")
+    assert last is not None
+    assert (last.over_s, last.all.per_s, none) == (2.0, 50.0, "")
 
 
 class Watched(dict[str, str]):
