@@ -12,6 +12,7 @@ from finflow.limits.model import MAX_BURST, MAX_CONCURRENCY, MAX_PER_S
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 _INGRESSES: Final = ("auto", "caddy", "haproxy", "none")
+_LOG_PLACES: Final = ("files", "stdout")
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -84,6 +85,12 @@ def _level(text: str) -> str:
     return text.lower()
 
 
+def _log_place(text: str) -> str:
+    if text.lower() not in _LOG_PLACES:
+        raise ValueError(f"it is none of {', '.join(_LOG_PLACES)}")
+    return text.lower()
+
+
 def _ingress(text: str) -> str:
     if text.lower() not in _INGRESSES:
         raise ValueError(f"it is none of {', '.join(_INGRESSES)}")
@@ -133,6 +140,12 @@ SETTINGS: Final = (
     Setting("port", "The API's port; by default 8400, or a free one if that is taken.", _nothing, _port),
     Setting("workers", "How many API worker processes run.", lambda: os.cpu_count() or 1, _count),
     Setting("log_level", "The least severe log lines that are written.", lambda: "info", _level),
+    Setting(
+        "log_to",
+        "Where `finflow up` and its workers log to: files in DATA/logs, or stdout, for containers.",
+        lambda: "files",
+        _log_place,
+    ),
     Setting("target", "The ASGI application that the workers serve.", _default_target, _target),
     Setting("keys", "The folder of the keys that sign access tokens [DATA/keys].", _nothing, _path),
     Setting(

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from oracles import otlp
+from oracles.scraping import free_port
 
 _PATIENCE_S = 60.0
 
@@ -44,7 +45,11 @@ class Shell:
 
     def lines(self, log: str = "api.log") -> list[dict[str, Any]]:
         text = (self.data / "logs" / log).read_text()
-        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        return lines_of(text)
+
+
+def lines_of(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
 
 
 @pytest.fixture
@@ -120,6 +125,33 @@ def test_the_log_level_changes_while_it_runs_and_not_beyond(shell: Shell) -> Non
     child, _ = shell.start()
     try:
         assert shell.run("log-level").stdout == "info (as configured)\n"
+    finally:
+        child.terminate()
+        assert child.wait(_PATIENCE_S) == 0
+
+
+def test_in_a_container_every_line_goes_to_standard_output_and_metrics_have_their_port(shell: Shell) -> None:
+    stdout, port = shell.data.parent / "stdout", free_port()
+    environ = {"FINFLOW_LOG_TO": "stdout", "FINFLOW_METRICS_ADDRESS": f"127.0.0.1:{port}"}
+    with stdout.open("w") as file:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "finflow", "up", "--json"],
+            env={**shell.environ, **environ, "FINFLOW_ACCESS_LOG_RATIO": "1"}, stdout=file,
+        )  # fmt: skip
+
+    def said(name: str, value: str) -> list[dict[str, Any]]:
+        return [line for line in lines_of(stdout.read_text()) if line.get(name) == value]
+
+    try:
+        until(lambda: "database_url" in stdout.read_text())
+        [facts] = [line for line in lines_of(stdout.read_text()) if "database_url" in line]
+        get(f"{facts['url']}/openapi.json", **{"X-Request-Id": "find-me"})
+        [line] = until(lambda: said("request_id", "find-me"))
+        assert line["pid"] != child.pid, "a worker's line"
+        get(f"http://127.0.0.1:{port}/metrics")
+        assert shell.run("log-level", "debug").stdout == "debug\n"
+        until(lambda: child.pid in [each["pid"] for each in said("message", "log level is debug now")])
+        assert {path.name for path in (shell.data / "logs").iterdir()} == {"postgres.log"}
     finally:
         child.terminate()
         assert child.wait(_PATIENCE_S) == 0

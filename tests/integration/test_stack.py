@@ -181,12 +181,22 @@ async def test_data_of_another_major_version_is_refused(data: Path) -> None:
     assert caught.value.kind.code == "data_version"
 
 
-async def test_a_target_that_cannot_be_imported_is_reported(data: Path) -> None:
-    settings = StackSettings(data=data, workers=1, target="no_such_module:application", durable=False)
-    with pytest.raises(FinFlowError, match="No module named 'no_such_module'") as caught:
+@pytest.mark.parametrize(
+    ("log_to_stdout", "told"),
+    [(False, "No module named 'no_such_module'"), (True, "on standard output")],
+    ids=["files", "stdout"],
+)
+async def test_a_target_that_cannot_be_imported_is_reported(
+    data: Path, capfd: pytest.CaptureFixture[str], log_to_stdout: bool, told: str
+) -> None:
+    settings = StackSettings(
+        data=data, workers=1, target="no_such_module:application", durable=False, log_to_stdout=log_to_stdout
+    )
+    with pytest.raises(FinFlowError, match=told) as caught:
         async with running(settings):
             pass
     assert caught.value.kind.code == "service_failed"
+    assert ("No module named" in capfd.readouterr().out) == log_to_stdout
     assert DataFolder(data).read_state() is None
 
 

@@ -51,6 +51,7 @@ def test_a_relative_data_folder_is_made_absolute() -> None:
         ({}, {"FINFLOW_WORKERS": "٣"}, "FINFLOW_WORKERS"),
         ({"database_url": "mysql://x"}, {}, "--database-url=mysql://x"),
         ({}, {"FINFLOW_LOG_LEVEL": "loud"}, "FINFLOW_LOG_LEVEL=loud"),
+        ({}, {"FINFLOW_LOG_TO": "syslog"}, "FINFLOW_LOG_TO=syslog"),
         ({}, {"FINFLOW_TARGET": "no-colon"}, "FINFLOW_TARGET"),
         ({}, {"FINFLOW_METRICS_ADDRESS": "9464"}, "FINFLOW_METRICS_ADDRESS=9464"),
         ({}, {"FINFLOW_METRICS_ADDRESS": "localhost:0"}, "FINFLOW_METRICS_ADDRESS=localhost:0"),

@@ -39,6 +39,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     port: int | None
     workers: int
     log_level: str
+    log_to: str
     target: str
     keys: Path | None
     issuer: str | None
@@ -126,6 +127,7 @@ def running(config: Config, **overrides: Any) -> "AbstractAsyncContextManager[An
         port=config.port,
         database_url=config.database_url,
         target=config.target,
+        log_to_stdout=config.log_to == "stdout",
         keys=config.keys_folder,
         ingress=front.chosen(config.ingress),
         environment={

@@ -38,7 +38,7 @@ def up(as_json: bool, **flags: Any) -> None:
     config = Config.load(flags)
     folder = DataFolder(config.data)
     folder.create()
-    with open_log(folder.logs / "up.log") as log:
+    with open_log(None if config.log_to == "stdout" else folder.logs / "up.log") as log:
         logs.configure(config.log_level, io.TextIOWrapper(log), config.release)
         run(lambda stop: _up(config, as_json, stop))
 

@@ -19,6 +19,7 @@ _ENTER: Final = Path(__file__).with_name("enter.py")
 _PROBE_TIMEOUT_S: Final = 20.0
 _LOG_MAX_BYTES: Final = 64 << 20
 _TAIL_BYTES: Final = 16_384
+_STDOUT: Final = 1
 
 
 def command(identity: Identity, death_signal: int, *program: str) -> list[str]:
@@ -127,8 +128,13 @@ async def stop(
             continue
 
 
-def open_log(path: Path) -> BinaryIO:
-    """Opens a log to append to; one that has grown large becomes `.1` and the one before is dropped."""
+def open_log(path: Path | None) -> BinaryIO:
+    """Opens a log to append to; one that has grown large becomes `.1` and the one before is dropped.
+
+    None is our standard output: a container's runtime keeps, turns over and collects what is written there.
+    """
+    if path is None:
+        return os.fdopen(os.dup(_STDOUT), "wb")
     try:
         if path.exists() and path.stat().st_size > _LOG_MAX_BYTES:
             path.replace(path.with_suffix(path.suffix + ".1"))

@@ -31,7 +31,10 @@ _log = logging.getLogger(__name__)
 
 
 class Fleet:
-    """Workers that serve `target` ("package.module:name") at the reserved port, with this environment."""
+    """Workers that serve `target` ("package.module:name") at the reserved port, with this environment.
+
+    They write to the file `log`, or, where it is None, to our standard output.
+    """
 
     def __init__(
         self,
@@ -39,7 +42,7 @@ class Fleet:
         bound: socket.socket,
         workers: int,
         environment: Mapping[str, str],
-        log: Path,
+        log: Path | None,
         on_change: Callable[[], None] = lambda: None,
         on_end: Callable[[int], None] = lambda status: None,
     ) -> None:
@@ -74,7 +77,7 @@ class Fleet:
     async def start(self) -> None:
         """Returns when every worker listens and /readyz answers 200. Raises service_failed."""
         with children.open_log(self._log_path) as log:
-            self._log_start = log.tell()
+            self._log_start = log.tell() if self._log_path else 0
         self._keepers = [asyncio.create_task(self._keep(number)) for number in range(self._workers)]
         deadline = monotonic() + _READY_TIMEOUT_S
         while not await self._ready():
@@ -99,6 +102,8 @@ class Fleet:
         return await ports.http_status(self.host, self.port, "/readyz") == 200
 
     def _last_words(self) -> str:
+        if self._log_path is None:
+            return "The workers said why on standard output."
         lines = children.tail(self._log_path, self._log_start).strip().splitlines()
         telling = [line for line in lines if _EXCEPTION.match(line)] or lines
         return telling[-1].strip() if telling else f"No answer within {_READY_TIMEOUT_S:.0f} s."

@@ -1,7 +1,7 @@
 """The data folder: what lies where in it, who may enter it, and who holds it now.
 
 DATA/postgres/    PostgreSQL's own data
-DATA/logs/        postgres.log, api.log
+DATA/logs/        postgres.log, api.log, up.log
 DATA/ingress/     finflow/: the router in front of the workers, its split and its log
 DATA/state.json   what runs: the process of `finflow up`, its URLs, its children
 DATA/lock         held by `finflow up` as long as it runs

@@ -40,7 +40,8 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `port` None means the default port, or a free one where that is taken; `environment` is added to the
     workers'; `keys` is the folder of the keys that sign access tokens, in the data folder by default;
-    `durable=False` is for tests of things other than durability. `metrics_folder` is where the workers
+    `durable=False` is for tests of things other than durability. With `log_to_stdout` the workers' lines
+    go to our standard output, not to a file of the data folder. `metrics_folder` is where the workers
     count; None means the one that belongs to the data folder. With `ingress` clients come to a router at
     `port`, and the workers listen on a loopback port of their own.
     """
@@ -54,6 +55,7 @@ class StackSettings(msgspec.Struct, frozen=True, kw_only=True):
     keys: Path | None = None
     environment: Mapping[str, str] = {}
     durable: bool = True
+    log_to_stdout: bool = False
     metrics_folder: Path | None = None
     metrics_address: tuple[str, int] | None = None
     release: str = ""
@@ -145,7 +147,7 @@ class Stack:
             bound,
             self.settings.workers,
             environment,
-            self.folder.logs / "api.log",
+            None if self.settings.log_to_stdout else self.folder.logs / "api.log",
             self.write_state,
             self.meter.worker_ended,
         )
