@@ -162,3 +162,9 @@ def test_every_file_that_compose_mounts_is_there() -> None:
         for mount in service.get("volumes", []):
             source = mount.split(":")[0]
             assert not source.startswith("./") or (_OBSERVE / source).exists(), mount
+
+
+def test_nobody_is_in_grafana_without_a_password_because_the_jumps_need_more_than_a_viewer() -> None:
+    environment = _yaml("compose.yml")["services"]["grafana"]["environment"]
+    assert not any(name.startswith(("GF_AUTH_", "GF_USERS_")) for name in environment)
+    assert environment["GF_SECURITY_ADMIN_PASSWORD"].startswith("${GRAFANA_PASSWORD:?")
