@@ -21,6 +21,9 @@ import pytest
 import yaml
 
 from finflow.app import Config, running
+from finflow.telemetry import instruments
+from finflow.telemetry.collecting import Collector
+from finflow.telemetry.exposition import Exposition
 from oracles.scraping import Load, free_port, load_on
 from oracles.tokens import FLAGS
 
@@ -196,3 +199,14 @@ def test_prometheus_takes_its_configuration_and_its_rules_fire_as_they_should() 
             ["promtool", *arguments], cwd=_OBSERVE / "prometheus", capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_promtool_has_one_complaint_about_the_metrics_and_it_is_documented() -> None:
+    text, _ = asyncio.run(Exposition(Collector(None, instruments.REGISTRY)).render("text/plain"))
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
+    [complaint] = (done.stdout + done.stderr).decode().splitlines()
+    assert complaint.startswith("db_client_connection_count ")
+    assert done.returncode == 3
+    page = (_OBSERVE.parents[1] / "docs" / "reference" / "metrics.md").read_text()
+    assert "`promtool check metrics` has one complaint and exits with 3: `db_client_connection_count`" in page
