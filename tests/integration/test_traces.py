@@ -375,6 +375,8 @@ async def test_the_client_begins_a_trace_that_a_worker_and_its_group_commit_cont
         "server.port": stack.fleet.port if stack.fleet else 0,
         "finflow.sampled.reason": "head",
     }
+    # The worker's own server says its port as text.
+    assert server.attributes["server.port"] == call.attributes["server.port"]
     [submit] = [span for span in spans_of(receiver, call.trace_id) if span.name == "ledger.submit"]
     assert submit.parent_id == server.span_id
     assert submit.links == [(commit.trace_id, commit.span_id)]

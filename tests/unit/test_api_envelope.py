@@ -1,7 +1,7 @@
 """What every request gets: an id, a deadline, and a problem where all else fails."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -13,13 +13,16 @@ from finflow.api.decoding import Body, malformed, refuse_nul
 from finflow.api.envelope import Envelope
 from finflow.api.schemas import NewTransaction
 from finflow.kernel.errors import FinFlowError
+from finflow.telemetry.trace_context import Parent
 
 Message = dict[str, Any]
 App = Callable[[Message, Any, Any], Awaitable[None]]
 
 
-async def ask(app: App, deadline_s: float = 30.0) -> list[Message]:
-    """What is sent in answer to a request without headers."""
+async def ask(
+    app: App, deadline_s: float = 30.0, headers: Sequence[tuple[bytes, bytes]] = (), watch: Any = None
+) -> list[Message]:
+    """What is sent in answer to a request."""
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -28,7 +31,8 @@ async def ask(app: App, deadline_s: float = 30.0) -> list[Message]:
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    await Envelope(app, deadline_s)({"type": "http", "path": "/", "headers": []}, receive, send)
+    scope = {"type": "http", "path": "/", "headers": list(headers)}
+    await Envelope(app, deadline_s, watch=watch)(scope, receive, send)
     return sent
 
 
@@ -130,3 +134,51 @@ def test_a_nul_is_found_wherever_it_hides() -> None:
     with pytest.raises(FinFlowError) as caught:
         refuse_nul({"a": ["b", {"c": "\0"}]})
     assert caught.value.param == "a[1].c"
+
+
+class Causes:
+    """In the place of a watch: what spans its requests were caused by."""
+
+    def __init__(self) -> None:
+        self.seen: list[Parent | None] = []
+
+    def begin(self, scope: Message, parent: Parent | None, began_s: float) -> Message:
+        self.seen.append(parent)
+        return scope
+
+    def end(self, *_: Any) -> None:
+        """It is not asked here."""
+
+
+ONE, OTHER = (f"00-{digit * 32}-{digit * 16}-01".encode() for digit in "12")
+
+
+@pytest.mark.parametrize(
+    ("headers", "cause"),
+    [
+        ([("traceparent", ONE)], (int("1" * 32, 16), "")),
+        ([("traceparent", ONE), ("traceparent", OTHER)], None),
+        ([("traceparent", ONE), ("traceparent", ONE), ("traceparent", ONE)], None),
+        ([("traceparent", b""), ("traceparent", ONE)], None),
+        ([("tracestate", b"a=1")], None),
+        (
+            [("tracestate", b"a=1,b=2"), ("traceparent", ONE), ("tracestate", b"\tc=3"), ("tracestate", b"")],
+            (int("1" * 32, 16), "a=1,b=2,c=3"),
+        ),
+        (
+            [("traceparent", ONE), ("tracestate", b"a=1"), ("tracestate", b"a=2")],
+            (int("1" * 32, 16), ""),
+        ),
+    ],
+)
+async def test_who_caused_a_request_is_said_once_and_with_what_in_any_number_of_headers(
+    headers: list[tuple[str, bytes]], cause: tuple[int, str] | None
+) -> None:
+    async def answer(scope: Message, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    causes = Causes()
+    await ask(answer, headers=[(name.encode(), value) for name, value in headers], watch=causes)
+    [parent] = causes.seen
+    assert (parent and (parent.trace_id, parent.state)) == cause

@@ -166,6 +166,21 @@ def request(**state: str) -> tracing.Scope:
     return {"method": "GET", "path": "/v1/x", "state": state}
 
 
+@pytest.mark.parametrize(
+    ("told", "port"),
+    [(8080, 8080), ("8080", 8080), (None, None), ("", None), ("junk", None), ("9" * 30, None), (-1, None)],
+)
+def test_the_port_of_a_server_is_a_number_whatever_its_server_tells(
+    kept: list[Span], told: Any, port: int | None
+) -> None:
+    scope = request() | {"server": ("127.0.0.1", told)}
+    begun(scope)
+    trace = ended(scope, "500")
+    assert trace is not None
+    found = trace.attributes.get("server.port")
+    assert (found, type(found)) == (port, type(port))
+
+
 def begun(scope: tracing.Scope) -> tracing.Running:
     """What runs for a request that begins now."""
     return tracing.begin_request(scope, None, spans.now_ns() / _S)
@@ -453,6 +468,9 @@ def test_what_goes_out_is_what_the_standard_shows() -> None:
     [
         ("rojo=00f067aa0ba902b7,congo=t61rcWkgMzE", "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"),
         (" a=1 , ,b=2", "a=1,b=2"),
+        ("a=1\t,\t b=2,\t,c=3\t", "a=1,b=2,c=3"),
+        ("a=1\t2", ""),
+        ("a=1\n,b=2", ""),
         ("a=1,a=2", ""),
         ("A=1", ""),
         ("a", ""),

@@ -127,13 +127,14 @@ class Envelope:
 
     def _said(self, headers: Any) -> tuple[str, Parent | None]:
         """The request's id, its own or a new one, and the span that caused it."""
-        request_id, parent, state = "", b"", b""
+        request_id, parent, state = "", None, b""
         for name, value in headers:
             if name == b"x-request-id":
                 request_id = request_id or (value.decode("ascii") if _SANE.fullmatch(value) else "")
             elif name == b"traceparent":
-                parent = value
+                # Two of them are as good as none; what is split over several `tracestate` is one.
+                parent = value if parent is None else b""
             elif name == b"tracestate":
-                state = value
+                state = state + b"," + value if state else value
         known = trace_context.parse(parent, state) if parent else None
         return request_id or f"{self._head}{next(self._count):08x}", known

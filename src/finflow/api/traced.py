@@ -82,9 +82,18 @@ def _attributes(scope: Any, status: int) -> Attributes:
         found["http.response.status_code"] = status
     if (server := scope.get("server")) and server[0]:
         found["server.address"] = server[0]
-        if server[1]:
-            found["server.port"] = server[1]
+        if port := _port(server[1]):
+            found["server.port"] = port
     return found
+
+
+def _port(told: Any) -> int:
+    """A number, though some servers tell it as text; 0 for what is none, as of a socket in a folder."""
+    try:
+        port = int(told)
+    except (TypeError, ValueError):
+        return 0
+    return port if 0 < port < 65_536 else 0
 
 
 def _name(attributes: Attributes) -> str:

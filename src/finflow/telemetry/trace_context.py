@@ -13,7 +13,7 @@ _FIRST_VERSION: Final = "00"
 _NO_VERSION: Final = "ff"
 # The standard's own bound for what everybody must pass on.
 _STATE_MAX: Final = 512
-_STATE: Final = re.compile(r"[\x20-\x7e]*")
+_BLANK: Final = " \t"
 _MEMBER: Final = re.compile(r"[a-z0-9][a-z0-9_\-*/@]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,256}")
 
 
@@ -30,7 +30,7 @@ def parse(traceparent: bytes, tracestate: bytes = b"") -> Parent | None:
     """The caller's span, or None where the header is not one."""
     if len(traceparent) > _STATE_MAX:
         return None
-    found = _HEADER.fullmatch(traceparent.decode("latin-1").strip(" \t"))
+    found = _HEADER.fullmatch(traceparent.decode("latin-1").strip(_BLANK))
     if found is None:
         return None
     version, trace, span, flags, rest = found.groups()
@@ -50,9 +50,9 @@ def traceparent(trace_id: int, span_id: int, sampled: bool) -> str:
 def _state(header: bytes) -> str:
     """What tracing systems on the way say to each other; passed on whole, or where malformed not at all."""
     text = header.decode("latin-1")
-    if len(text) > _STATE_MAX or not _STATE.fullmatch(text):
+    if len(text) > _STATE_MAX:
         return ""
-    members = [member.strip() for member in text.split(",") if member.strip()]
+    members = [member for each in text.split(",") if (member := each.strip(_BLANK))]
     keys = {member.partition("=")[0] for member in members}
     good = len(keys) == len(members) <= 32 and all(_MEMBER.fullmatch(member) for member in members)
     return ",".join(members) if good else ""
