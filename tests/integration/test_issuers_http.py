@@ -1,5 +1,6 @@
 """Tokens of an issuer elsewhere open doors here, as far as the configuration lets them: over HTTP."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -15,6 +16,8 @@ from joserfc.jwk import RSAKey
 from finflow.api.asgi import build
 from finflow.app import Config, services
 from finflow.identity import issuers
+from finflow.telemetry import tracing
+from finflow.telemetry.sampling import Sampling
 from oracles.http import Bank, bearer, client_of, code, lifespan, line
 from oracles.oauth import signed
 from oracles.tokens import FLAGS, ISSUER
@@ -32,6 +35,7 @@ class Login:
         self.keys: list[Any] = [KEY]
         self.broken = False
         self.asked = 0
+        self.callers: list[str | None] = []
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Login"]:
@@ -48,8 +52,11 @@ class Login:
         finally:
             await runner.cleanup()
 
-    async def jwks(self, _: web.Request) -> web.Response:
+    async def jwks(self, request: web.Request) -> web.Response:
         self.asked += 1
+        self.callers.append(request.headers.get("traceparent"))
+        # Whoever else needs the keys now finds somebody who waits for them.
+        await asyncio.sleep(0.05)
         if self.broken:
             return web.Response(status=500)
         keys = [key.as_dict(private=False) | {"kid": key.thumbprint()} for key in self.keys]
@@ -195,3 +202,42 @@ async def test_a_fixed_tenant_is_the_tenant_whatever_the_token_says(
         [ledger] = (await found.ask(found.login.token(found.bank.tenant_id))).json()["items"]
         assert ledger["tenant_id"] == tenant_id
         assert found.bank.tenant_id != tenant_id
+
+
+async def test_whoever_waits_for_keys_has_it_in_the_trace_and_who_asks_for_them_the_call(here: Place) -> None:
+    roots: list[tracing.Span] = []
+    before = tracing.install(tracing.Tracer(roots.append, Sampling(ratio=1.0, head_per_s=1e6)))
+    try:
+        token = here.login.token(here.bank.tenant_id)
+        answers = await asyncio.gather(*(here.ask(token) for _ in range(3)))
+    finally:
+        tracing.install(before)
+    assert [answer.status_code for answer in answers] == [200] * 3
+    waits = [span for root in roots for span in root.trace.spans if span.name == "identity.issuer_keys"]
+    assert {wait.parent for wait in waits} == {root for root in roots if root.kind == "server"}
+    assert all(wait.ended_ns - wait.started_ns >= 0.04e9 for wait in waits)
+    [call] = [span for root in roots for span in root.trace.spans if span.name == "GET"]
+    assert call.parent in waits
+    assert call.attributes["url.full"] == f"{here.login.url}/jwks"
+    assert here.login.callers == [call.traceparent]
+
+
+async def test_keys_that_are_fetched_ahead_are_a_trace_of_their_own(here: Place) -> None:
+    login, now_s = here.login, 1_000.0
+    known = issuers.Described(
+        name="x", issuer="i", audience="a", jwks_uri=f"{login.url}/jwks", algorithms=["RS256"], tenant="t"
+    )
+    find = issuers.issuer_of(known).find
+    roots: list[tracing.Span] = []
+    before = tracing.install(tracing.Tracer(roots.append, Sampling(ratio=1.0, head_per_s=1e6)))
+    try:
+        with tracing.root("request") as request:
+            assert await find(KID, now_s) is not None
+            assert await find(KID, now_s + issuers.OLD_AFTER_S + 1) is not None
+        while len(roots) < 2:
+            await asyncio.sleep(0.01)
+    finally:
+        tracing.install(before)
+    assert request is not None
+    assert [span.name for span in request.trace.spans] == ["identity.issuer_keys", "GET"]
+    assert [(root.name, root.parent) for root in roots] == [("request", None), ("GET", None)]

@@ -76,9 +76,11 @@ async def scrape(url: str) -> "Scrape":
     """What the URL counts now. Raises api_unreachable."""
     import aiohttp
 
+    from finflow.telemetry import outbound
+
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
+        async with outbound.session(timeout=timeout) as session, session.get(url) as answer:
             if answer.status != 200:
                 words = f"answers {answer.status}; it answers callers on its own machine only."
                 raise _unreachable(url, words)

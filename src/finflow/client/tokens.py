@@ -12,6 +12,7 @@ import msgspec
 
 from finflow.client.retries import error_of, problem_of
 from finflow.kernel.errors import FinFlowError
+from finflow.telemetry import outbound
 
 _ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _ASSERTION_S: Final = 60
@@ -112,7 +113,7 @@ class ClientCredentials:
         url = f"{self._url}/oauth/token"
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
+                outbound.session(timeout=timeout) as session,
                 session.post(url, data=self._form(), allow_redirects=False) as response,
             ):
                 content = await response.content.read(_MAX_ANSWER_BYTES)

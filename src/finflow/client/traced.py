@@ -4,12 +4,11 @@ Each attempt is a span of its own, as OpenTelemetry's conventions for HTTP clien
 """
 
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 from finflow.client.retries import Failure
-from finflow.telemetry import tracing
-from finflow.telemetry.redaction import redact
+from finflow.telemetry import outbound, tracing
 
 if TYPE_CHECKING:
     from finflow.client.transport import Reply, Request
@@ -19,8 +18,7 @@ T = TypeVar("T", bound="Reply | Failure")
 
 async def attempt(sending: Coroutine[Any, Any, T], request: "Request", url: str, number: int) -> T:
     """Send as a span: a child of the current one, or a trace of its own where nobody began one."""
-    begin = tracing.root if tracing.current() is None else tracing.span
-    with begin(request.method, "client") as span:
+    with outbound.calling(request.method) as span:
         outcome = await sending
         if span is not None:
             _describe(span, request, url, number)
@@ -37,13 +35,8 @@ def answered(status: int) -> None:
 
 
 def _describe(span: tracing.Span, request: "Request", url: str, number: int) -> None:
-    parts = urlsplit(url)
-    span.attributes |= {
-        "http.request.method": request.method,
-        # Without the query: names and references are looked for there.
-        "url.full": redact(url + request.path),
-        "server.address": parts.hostname or "",
-        "server.port": parts.port or (443 if parts.scheme == "https" else 80),
-    }
+    # What is no URL was not asked, and the failure says so.
+    with suppress(ValueError):
+        span.attributes |= outbound.attributes(request.method, url + request.path)
     if number > 1:
         span.attributes["http.request.resend_count"] = number - 1

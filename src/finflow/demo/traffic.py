@@ -18,6 +18,7 @@ import msgspec
 
 from finflow.demo.intents import HOME, Intent
 from finflow.demo.world import World
+from finflow.telemetry import outbound
 
 KEY_HEADER: Final = "X-Customer-Id"
 MAX_UNDER_WAY: Final = 1_000
@@ -83,7 +84,7 @@ class Traffic:
         """Everything that was asked and answered."""
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        async with aiohttp.ClientSession(self._url, connector=connector, timeout=timeout) as session:
+        async with outbound.session(base_url=self._url, connector=connector, timeout=timeout) as session:
             start, number = monotonic(), 0
             while not stop.is_set():
                 due = start + number / self._per_s

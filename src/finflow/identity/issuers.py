@@ -19,7 +19,7 @@ a day; keys that it takes out are believed for ten minutes more at most.
 import asyncio
 import logging
 import tomllib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -32,6 +32,7 @@ from finflow.identity.model import ADMIN, SCOPES, Trust
 from finflow.identity.verifier import Issuer
 from finflow.kernel import ids
 from finflow.kernel.errors import FinFlowError
+from finflow.telemetry import outbound, tracing
 
 log = logging.getLogger(__name__)
 
@@ -143,9 +144,9 @@ class RemoteKeys:
         if key is None:
             await self._refetch(now_s)
             return self._pick(kid)
-        if now_s - self._fetched_at_s > OLD_AFTER_S:
+        if now_s - self._fetched_at_s > OLD_AFTER_S and self._due(now_s):
             # The old ones do until the new ones are there: nobody waits.
-            self._start(now_s)
+            self._start(now_s, tracing.detached(self._load(now_s)))
         return key
 
     def _pick(self, kid: str | None) -> PublicKey | None:
@@ -154,15 +155,21 @@ class RemoteKeys:
         return next(iter(self._keys.values())) if len(self._keys) == 1 else None
 
     async def _refetch(self, now_s: float) -> None:
-        self._start(now_s)
-        if self._fetching is not None:
+        if self._fetching is None and not self._due(now_s):
+            return
+        # Everybody who waits for the keys has it in their trace, whoever asked for them first.
+        with tracing.span("identity.issuer_keys"):
+            fetching = self._fetching or self._start(now_s, self._load(now_s))
             # Whoever asks may be cancelled; the others still want the keys.
-            await asyncio.shield(self._fetching)
+            await asyncio.shield(fetching)
 
-    def _start(self, now_s: float) -> None:
-        if self._fetching is None and not self._tried_at_s <= now_s < self._tried_at_s + REFETCH_S:
-            self._tried_at_s = now_s
-            self._fetching = asyncio.create_task(self._load(now_s), name="fetch-jwks")
+    def _due(self, now_s: float) -> bool:
+        return self._fetching is None and not self._tried_at_s <= now_s < self._tried_at_s + REFETCH_S
+
+    def _start(self, now_s: float, loading: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self._tried_at_s = now_s
+        self._fetching = asyncio.create_task(loading, name="fetch-jwks")
+        return self._fetching
 
     async def _load(self, now_s: float) -> None:
         try:
@@ -193,7 +200,7 @@ class RemoteKeys:
 
 async def _get(uri: str) -> bytes:
     async with (
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session,
+        outbound.session(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session,
         session.get(uri, allow_redirects=False) as response,
     ):
         if response.status != 200:

@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 
 from finflow.kernel.errors import FinFlowError
+from finflow.telemetry import outbound
 
 MAX_BODY: Final = 8 << 20
 MAX_PLACES: Final = 20
@@ -100,7 +101,7 @@ async def compare_reads(
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     limit = asyncio.Semaphore(AT_ONCE)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+    async with outbound.session(headers=headers, timeout=timeout) as session:
 
         async def one(read: Read) -> tuple[dict[str, tuple[Any, Any]], bool]:
             async with limit:

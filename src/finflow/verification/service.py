@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 
 from finflow.kernel.errors import FinFlowError
+from finflow.telemetry import outbound
 from finflow.telemetry.redaction import redact
 from finflow.verification import certificates, databases, heartbeats, programs, progress, requests
 from finflow.verification.model import (
@@ -24,6 +25,7 @@ from finflow.verification.model import (
     Status,
     Unanswered,
     dependencies,
+    masked,
     selected,
     used_by,
 )
@@ -96,7 +98,11 @@ async def _scene(run: Run, name: str, at: datetime) -> AsyncIterator[Scene]:
     connector = aiohttp.TCPConnector(limit=run.spec.at_once * 2)
     # Every check has a deadline of its own; cookies of one check must not follow the next.
     settings: Any = {"connector": connector, "timeout": aiohttp.ClientTimeout(total=None)}
-    async with aiohttp.ClientSession(**settings, cookie_jar=aiohttp.DummyCookieJar()) as session:
+
+    def shown(url: str) -> str:
+        return redact(masked(url, hidden))
+
+    async with outbound.session(shown, **settings, cookie_jar=aiohttp.DummyCookieJar()) as session:
         yield Scene(session, url, values, run.environ, hidden, run.headers)
 
 

@@ -21,6 +21,7 @@ from finflow.rollout.notices.model import (
     worth_a_retry,
 )
 from finflow.rollout.ports import Notice
+from finflow.telemetry import outbound
 
 _AGENT: Final = "finflow-rollout"
 _MAX_ANSWER_BYTES: Final = 1_000
@@ -80,7 +81,7 @@ async def _post(url: str, body: bytes, headers: Mapping[str, str], timeout_s: fl
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
+            outbound.session(outbound.origin, timeout=timeout) as session,
             session.post(url, data=body, headers=sent, allow_redirects=False) as answer,
         ):
             if 200 <= answer.status < 300:

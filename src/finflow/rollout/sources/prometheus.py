@@ -14,6 +14,7 @@ from finflow.rollout import tallies
 from finflow.rollout.gates_spec import PrometheusMetrics, SideQueries
 from finflow.rollout.sources.asking import ask
 from finflow.rollout.verdicts import Histogram, Reading, Side
+from finflow.telemetry import outbound
 
 _SHOWN: Final = 300
 
@@ -75,7 +76,7 @@ class PrometheusSource:
 
     async def read(self) -> Mapping[Side, Reading]:
         """Raises source_unreachable and source_malformed."""
-        async with aiohttp.ClientSession() as session:
+        async with outbound.session() as session:
             found = await asyncio.gather(*(self._side(session, side) for side in Side))
         return {side: reading for side, reading in zip(Side, found, strict=True) if reading is not None}
 

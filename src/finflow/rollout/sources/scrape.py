@@ -12,6 +12,7 @@ from finflow.rollout import tallies
 from finflow.rollout.gates_spec import ScrapeMetrics
 from finflow.rollout.sources.asking import ask
 from finflow.rollout.verdicts import Histogram, Reading, Side
+from finflow.telemetry import outbound
 from finflow.telemetry.samples import Sample, Scrape
 
 Pages = Callable[[], Mapping[Side, Sequence[str]]]
@@ -127,6 +128,6 @@ class ScrapeSource:
             return body.decode("utf-8", "replace")
 
         # Fresh connections each time: at a look a second they cost little, and nobody has to close them.
-        async with aiohttp.ClientSession() as session:
+        async with outbound.session() as session:
             texts = await asyncio.gather(*(text(session, url) for url in urls))
         return dict(zip(urls, texts, strict=True))

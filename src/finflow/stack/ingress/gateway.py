@@ -18,6 +18,7 @@ from finflow.kernel.errors import FinFlowError
 from finflow.rollout.ingress_spec import GatewaySpec
 from finflow.rollout.ports import Endpoint
 from finflow.rollout.verdicts import FULL_WEIGHT_BP, Side
+from finflow.telemetry import outbound
 
 _GROUP: Final = "apis/gateway.networking.k8s.io/v1"
 _ATTEMPTS: Final = 8
@@ -132,7 +133,7 @@ class GatewayIngress:
         url = f"{self.spec.api_url.rstrip('/')}/{path}"
         try:
             async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.spec.timeout_s)) as session,
+                outbound.session(timeout=aiohttp.ClientTimeout(total=self.spec.timeout_s)) as session,
                 session.request(
                     method,
                     # As it stands: its label selector is quoted already.
