@@ -565,6 +565,12 @@ def test_variables_for_traces_win_and_only_a_base_gets_a_path() -> None:
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "api-key-without-sign"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "-1"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "snappy"),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/ca.pem"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/no/such/client.pem"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/no/such/client.key"),
     ],
 )
 def test_a_variable_that_says_nothing_sensible_is_named(name: str, value: str) -> None:
@@ -572,6 +578,21 @@ def test_a_variable_that_says_nothing_sensible_is_named(name: str, value: str) -
         OtlpSettings.from_environment({name: value})
     assert (caught.value.kind.code, caught.value.param) == ("setting_malformed", name)
     assert "api-key-without-sign" not in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("protocol", "known"), [("http/protobuf", {"none", "gzip", "deflate"}), ("grpc", {"none", "gzip"})]
+)
+def test_each_protocol_has_its_compressions(protocol: str, known: set[str]) -> None:
+    base = {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+    assert OtlpSettings.from_environment(base).compression == "none"
+    for text in ("none", "gzip", "deflate"):
+        named = base | {"OTEL_EXPORTER_OTLP_COMPRESSION": f" {text.upper()} "}
+        if text in known:
+            assert OtlpSettings.from_environment(named).compression == text
+        else:
+            with pytest.raises(FinFlowError, match="none, gzip"):
+                OtlpSettings.from_environment(named)
 
 
 def test_the_resource_says_where_a_process_runs() -> None:

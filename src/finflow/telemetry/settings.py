@@ -1,10 +1,17 @@
-"""Where traces go and what they say of their process: OpenTelemetry's own OTEL_* variables, read once. Pure.
+"""Where traces go and what they say of their process: OpenTelemetry's own OTEL_* variables, read once.
 
-The names, defaults and precedence are those of the OpenTelemetry specification (a variable for traces wins
-over the general one). Traces are off until an endpoint is named.
+Names, units and precedence are those of the OpenTelemetry specification (a variable for traces wins over the
+general one). Traces are off until an endpoint is named. OTEL_TRACES_SAMPLER is not read: what is kept is
+decided at a trace's end, by FINFLOW_TRACE_RATIO and FINFLOW_TRACE_SLOW_MS.
+
+Three defaults are ours. One export may take 5 s where the specification has 10, because all others wait for
+it. The queue holds 8,192 spans where it has 2,048: traces are handed over whole, a hundred spans and more at
+once. Exports begin every 2 s where it has 5, so that a trace is found soon after its request and few are
+lost with a process.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
@@ -14,6 +21,7 @@ from finflow.kernel.errors import FinFlowError
 from finflow.telemetry.redaction import redact
 
 Protocol = Literal["grpc", "http/protobuf"]
+Compression = Literal["none", "gzip", "deflate"]
 
 TIMEOUT_S: Final = 5.0
 MAX_QUEUED: Final = 8_192
@@ -21,6 +29,10 @@ MAX_BATCH: Final = 512
 EVERY_S: Final = 2.0
 
 _PROTOCOLS: Final[tuple[Protocol, ...]] = ("grpc", "http/protobuf")
+_COMPRESSIONS: Final[dict[Protocol, tuple[Compression, ...]]] = {
+    "grpc": ("none", "gzip"),
+    "http/protobuf": ("none", "gzip", "deflate"),
+}
 _TRACES_PATH: Final = "/v1/traces"
 _TRUE: Final = "true"
 # Where Kubernetes' downward API and shells usually put what OpenTelemetry has attributes for.
@@ -42,6 +54,7 @@ class OtlpSettings(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str | None = None
     protocol: Protocol = "http/protobuf"
     headers: dict[str, str] = {}
+    compression: Compression = "none"
     timeout_s: float = TIMEOUT_S
     max_queued: int = MAX_QUEUED
     max_batch: int = MAX_BATCH
@@ -50,12 +63,17 @@ class OtlpSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "OtlpSettings":
-        """Raises setting_malformed, which names the variable."""
+        """Raises setting_malformed, which names the variable.
+
+        Certificates are read by OpenTelemetry's exporters; that they can be is found out here.
+        """
         protocol = _protocol(environ)
+        _check_certificates(environ)
         return cls(
             endpoint=_endpoint(environ, protocol),
             protocol=protocol,
             headers=_pairs(environ, _name(environ, "HEADERS")),
+            compression=_compression(environ, protocol),
             timeout_s=_seconds(environ, _name(environ, "TIMEOUT"), TIMEOUT_S, scale=1e-3),
             max_queued=_count(environ, "OTEL_BSP_MAX_QUEUE_SIZE", MAX_QUEUED),
             max_batch=_count(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", MAX_BATCH),
@@ -104,6 +122,25 @@ def _protocol(environ: Mapping[str, str]) -> Protocol:
         if text == protocol:
             return protocol
     raise FinFlowError("setting_malformed", f"{name}={text}: it is none of {', '.join(_PROTOCOLS)}.", name)
+
+
+def _compression(environ: Mapping[str, str], protocol: Protocol) -> Compression:
+    name, known = _name(environ, "COMPRESSION"), _COMPRESSIONS[protocol]
+    text = environ.get(name, "").strip().lower() or "none"
+    for compression in known:
+        if text == compression:
+            return compression
+    raise FinFlowError("setting_malformed", f"{name}={text}: {protocol} has {', '.join(known)}.", name)
+
+
+def _check_certificates(environ: Mapping[str, str]) -> None:
+    for what in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
+        name = _name(environ, what)
+        try:
+            if path := environ.get(name):
+                Path(path).read_bytes()
+        except OSError as error:
+            raise FinFlowError("setting_malformed", f"{name}={path}: {error.strerror}.", name) from error
 
 
 def _endpoint(environ: Mapping[str, str], protocol: Protocol) -> str | None:
