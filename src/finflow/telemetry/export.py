@@ -11,15 +11,13 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from finflow.kernel.errors import FinFlowError
-from finflow.telemetry.otlp_encoding import Frame, encode
+from finflow.telemetry.otlp_answers import Send, failed
+from finflow.telemetry.otlp_encoding import Encoded, Frame, encode
 from finflow.telemetry.settings import OtlpSettings
 from finflow.telemetry.tracing import Trace
-
-if TYPE_CHECKING:
-    from finflow.telemetry.otlp import Encoded, Send
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +125,7 @@ class Exporter:
         while self._queue and monotonic() < self._close_by_s:
             self._export(self._next_batch())
 
-    def _next_batch(self) -> "Encoded":
-        from finflow.telemetry.otlp import Encoded
-
+    def _next_batch(self) -> Encoded:
         assert self._frame is not None, "start() made it"
         batch, count, rest_at_s = [], 0, monotonic() + _WORK_S
         while self._queue and count < self._settings.max_batch:
@@ -144,24 +140,26 @@ class Exporter:
                 rest_at_s = monotonic() + _WORK_S
         return Encoded(self._frame.around(b"".join(batch)), count)
 
-    def _export(self, batch: "Encoded") -> None:
+    def _export(self, batch: Encoded) -> None:
         assert self._send is not None, "start() made it"
         try:
-            sent = self._send(batch)
-            reason = "" if sent else "the receiver did not take them"
+            answer = self._send(batch)
         except Exception as error:
             # Whatever a library raises here, this thread must outlive it: nobody would start another.
-            sent, reason = False, f"{type(error).__name__}: {error}"
-        if sent:
-            self.exported += batch.spans
-            self._on_count("exported", batch.spans)
-            return
-        self.drop("failed", batch.spans)
-        self._complain(reason)
+            answer = failed(batch, error)
+        refused = min(answer.refused, batch.spans)
+        if refused < batch.spans:
+            self.exported += batch.spans - refused
+            self._on_count("exported", batch.spans - refused)
+        if refused:
+            self.drop("failed", refused)
+            self._complain("spans were not exported: %s", answer.reason)
+        elif answer.reason:
+            self._complain("the receiver of spans took all and warns: %s", answer.reason)
 
-    def _complain(self, reason: str) -> None:
+    def _complain(self, text: str, reason: str) -> None:
         if monotonic() - self._complained_s < COMPLAIN_EVERY_S:
             return
         self._complained_s = monotonic()
         facts = {"endpoint": self._settings.endpoint, "dropped": dict(self.dropped)}
-        log.warning("spans were not exported: %s", reason, extra=facts)
+        log.warning(text, reason or "the receiver refused them", extra=facts)

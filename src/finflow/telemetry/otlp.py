@@ -5,12 +5,11 @@ what our record of it does. Exported are the same spans, encoded by `otlp_encodi
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.semconv.schemas import Schemas
@@ -18,6 +17,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceSt
 from opentelemetry.trace.status import Status, StatusCode
 
 from finflow import __version__
+from finflow.telemetry.otlp_answers import Send
 from finflow.telemetry.otlp_encoding import MAX_TEXT, Frame
 from finflow.telemetry.settings import OtlpSettings
 from finflow.telemetry.tracing import Attributes, Span, Trace, Tracer
@@ -34,49 +34,19 @@ def resource_of(attributes: Mapping[str, str]) -> Resource:
     return Resource.create(dict(attributes), _SCHEMA)
 
 
-class Encoded(NamedTuple):
-    """An ExportTraceServiceRequest as bytes, and how many spans are in it."""
-
-    request: bytes
-    spans: int
-
-
-Send = Callable[[Encoded], bool]
-
-
 def sender(settings: OtlpSettings) -> tuple[Send, Callable[[], None]]:
-    """How a request is sent, whether it was taken, and how that is ended: by OpenTelemetry's exporters.
+    """How a request is sent, with what the receiver made of it, and how that is ended.
 
-    They bring retries, certificates, compression and whatever else OTEL_EXPORTER_OTLP_* says. The libraries
-    of the protocol that is not used are not loaded.
+    OpenTelemetry's exporters do it: they bring retries, certificates, proxies and whatever else
+    OTEL_EXPORTER_OTLP_* says. The libraries of the protocol that is not used are not loaded.
     """
     if settings.protocol == "grpc":
-        exporter = _grpc(settings)
-        return lambda encoded: exporter.export(encoded) is SpanExportResult.SUCCESS, exporter.shutdown
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from finflow.telemetry import otlp_grpc
 
-    http: Any = OTLPSpanExporter(settings.endpoint, headers=settings.headers, timeout=settings.timeout_s)
-    return lambda encoded: bool(http._client.export(encoded.request).success), http.shutdown
+        return otlp_grpc.sender(settings)
+    from finflow.telemetry import otlp_http
 
-
-def _grpc(settings: OtlpSettings) -> Any:
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-    class Exporter(OTLPSpanExporter):
-        """Takes what is encoded already."""
-
-        def _translate_data(self, data: Any) -> ExportTraceServiceRequest:
-            made = ExportTraceServiceRequest()
-            made.ParseFromString(data.request)
-            return made
-
-        def _count_data(self, data: Any) -> int:
-            return int(data.spans)
-
-    # gRPC allows lower-case header names only.
-    headers = {name.lower(): value for name, value in settings.headers.items()}
-    return Exporter(endpoint=settings.endpoint, headers=headers, timeout=settings.timeout_s)
+    return otlp_http.sender(settings)
 
 
 def frame_of(attributes: Mapping[str, str]) -> Frame:

@@ -8,7 +8,7 @@ opentelemetry/proto/trace/v1/trace.proto.
 
 from functools import lru_cache
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from finflow.telemetry.tracing import Attributes, Kind, Link, Shared, Span, Trace, Value
 
@@ -151,6 +151,13 @@ def _link(link: Link) -> bytes:
     trace_id, span_id, _ = link
     ids = _TRACE_ID + trace_id.to_bytes(16) + _SPAN_ID + span_id.to_bytes(8)
     return field(13, ids + _LINK_FLAGS + _FIXED_32(_HAS_IS_REMOTE))
+
+
+class Encoded(NamedTuple):
+    """An ExportTraceServiceRequest as bytes, and how many spans are in it."""
+
+    request: bytes
+    spans: int
 
 
 class Frame:
