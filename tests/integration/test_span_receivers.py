@@ -5,6 +5,7 @@ without the bound that it is about, an export would never end.
 """
 
 import contextlib
+import gc
 import logging
 import socket
 import ssl
@@ -362,3 +363,47 @@ def test_garbage_over_grpc_is_no_answer_either(told: Callable[[], list[str]]) ->
         server.stop(0).wait()
     assert len(told()) == 1
     assert told()[0].startswith(REFUSED + "DecodeError: ")
+
+
+# --- what is left behind --------------------------------------------------------------------------------
+
+
+def garbage(made: Any) -> None:
+    made.sendall(b"\x00\xff\x17garbage\r\n" * 100)
+    raise OSError
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_an_export_that_failed_leaves_nothing_for_the_garbage_collector(protocol: Any) -> None:
+    """It left its request, half a megabyte with gRPC, until a collection; those are rare in a worker."""
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                made, _ = server.accept()
+                with contextlib.suppress(OSError):
+                    made.recv(65_536)
+                    garbage(made)
+                made.close()
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    send, end = otlp.sender(
+        OtlpSettings(endpoint=f"http://127.0.0.1:{port}", protocol=protocol, timeout_s=0.2)
+    )
+    batch = Encoded(b"\x0a\x00" * 1_000, 7)
+    try:
+        # What libraries make once is not counted.
+        send(batch)
+        gc.collect()
+        gc.disable()
+        assert [send(batch).refused for _ in range(3)] == [7, 7, 7]
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+        end()
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()

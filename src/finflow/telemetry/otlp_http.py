@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from requests import Response
 from requests.adapters import HTTPAdapter
 
-from finflow.telemetry.otlp_answers import MAX_ANSWER, Answer, Send, answered, failed
+from finflow.telemetry.otlp_answers import MAX_ANSWER, Answer, Send, answered, failed, let_go
 from finflow.telemetry.otlp_encoding import Encoded
 from finflow.telemetry.settings import OtlpSettings
 
@@ -69,7 +69,11 @@ class _Adapter(HTTPAdapter):
         return pool
 
     def send(self, *args: Any, **kwargs: Any) -> Response:
-        return self._answered(super().send(*args, **{**kwargs, "stream": True}))
+        try:
+            return self._answered(super().send(*args, **{**kwargs, "stream": True}))
+        except Exception as error:
+            let_go(error)
+            raise
 
     def _answered(self, response: Response) -> Response:
         # In pieces, because Python makes room at once for what it is to read, whatever length was announced.
