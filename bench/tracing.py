@@ -38,7 +38,7 @@ SCOPE = {
     "server": ("127.0.0.1", 8400), "scheme": "http", "http_version": "1.1",
 }  # fmt: skip
 
-_COMMIT = tracing.Work(Tracer().begin_for_others("ledger.group_commit"), "ledger.submit", 0, None)
+_COMMIT = tracing.Work(Tracer().begin_for_others("ledger.group_commit"), "ledger.submit", 0, None, {})
 
 
 def micros(work: Callable[[], object], times: int, rounds: int = 7) -> float:
