@@ -34,7 +34,7 @@ async def asking(gathering: Gathering[int, int], *numbers: int) -> list[asyncio.
 
 async def test_everybody_gets_the_answer_to_what_was_asked() -> None:
     double = Doubler()
-    gathering = Gathering(double)
+    gathering = Gathering("double", double)
     tasks = await asking(gathering, 1)
     tasks += await asking(gathering, 2, 3, 2)
     tasks += await asking(gathering, 4)
@@ -46,7 +46,7 @@ async def test_everybody_gets_the_answer_to_what_was_asked() -> None:
 
 async def test_a_failure_is_told_to_those_it_was_for_and_the_next_go_on() -> None:
     double = Doubler()
-    gathering = Gathering(double)
+    gathering = Gathering("double", double)
     tasks = await asking(gathering, 12)
     tasks += await asking(gathering, 13, 14)
     tasks[2].cancel()
@@ -60,7 +60,7 @@ async def test_a_failure_is_told_to_those_it_was_for_and_the_next_go_on() -> Non
 
 async def test_who_gives_up_takes_nobody_along() -> None:
     double = Doubler()
-    gathering = Gathering(double)
+    gathering = Gathering("double", double)
     first, second = await asking(gathering, 1, 2)
     first.cancel()
     double.gate.set()
@@ -70,7 +70,7 @@ async def test_who_gives_up_takes_nobody_along() -> None:
 async def test_no_more_wait_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "MAX_WAITING", 2)
     double = Doubler()
-    gathering = Gathering(double)
+    gathering = Gathering("double", double)
     tasks = await asking(gathering, 1)
     tasks += await asking(gathering, 2, 3, 4)
     double.gate.set()
@@ -83,6 +83,6 @@ async def test_no_more_wait_than_may(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_no_statement_is_larger_than_may_be() -> None:
     double = Doubler()
     double.gate.set()
-    gathering = Gathering(double, at_once=3)
+    gathering = Gathering("double", double, at_once=3)
     assert await asyncio.gather(*(gathering.ask(each) for each in range(8))) == list(range(0, 16, 2))
     assert max(len(asked) for asked in double.rounds) == 3

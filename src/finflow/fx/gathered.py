@@ -50,9 +50,9 @@ class LedgerStatements:
         self._pool = pool
         self._reading = reading
         self._clock = clock
-        self.rates_now = Gathering(self._read_rates)
-        self.quote = Gathering(self._read_quotes)
-        self.add_quote = Gathering(self._add_quotes)
+        self.rates_now = Gathering("fx.rates_now", self._read_rates)
+        self.quote = Gathering("fx.quote", self._read_quotes)
+        self.add_quote = Gathering("fx.add_quote", self._add_quotes)
 
     def reading(self) -> "AbstractAsyncContextManager[PoolConnection]":
         """A connection to read this ledger with."""

@@ -81,7 +81,7 @@ class SettlementService:
         self.steps = Steps(pool, self.acceptance, self.submitter, self.reconciler, ledgers, clock, reached)
         self.inbox = Inbox(pool, self.acceptance, self.submitter, self.reconciler, clock, reached)
         self.returns = Returns(pool, self.acceptance, ledgers, clock)
-        self.audits = Gathering(self._read_audits, AUDITS_AT_ONCE)
+        self.audits = Gathering("settlement.audit", self._read_audits, AUDITS_AT_ONCE)
 
     def of(self, ledgers: Ledgers) -> "Settlement":
         """Settlement on these ledgers, and on no others."""

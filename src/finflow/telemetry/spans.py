@@ -144,7 +144,9 @@ def wait_span(trace: "Trace", wait: Wait, number: int) -> "Span":
     made.started_ns = min(int(since_s * 1e9), work.ended_ns)
     made.ended_ns = work.ended_ns
     waited_ns = max(0, work.began_ns - made.started_ns)
-    made.attributes.update({"finflow.queue_wait_ms": waited_ns / 1e6, "finflow.commands": commands})
+    made.attributes["finflow.queue_wait_ms"] = waited_ns / 1e6
+    if commands:
+        made.attributes["finflow.commands"] = commands
     made.attributes.update(work.attributes)
     made.links.append((root.trace.trace_id, root.span_id, root.trace.sampled))
     return made
