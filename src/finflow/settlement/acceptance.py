@@ -13,6 +13,7 @@ from finflow.kernel.clock import Clock, to_datetime, to_micros
 from finflow.kernel.errors import FinFlowError
 from finflow.ledger import directory
 from finflow.ledger.book import Record
+from finflow.ledger.views import LedgerView
 from finflow.settlement import (
     cycle_store,
     order_store,
@@ -20,6 +21,7 @@ from finflow.settlement import (
     participant_store,
     planning,
     schedule,
+    traced,
     work_store,
 )
 from finflow.settlement.books import Books, book_all, resolve_all
@@ -73,7 +75,7 @@ class Acceptance:
         self._clock = clock
         self._bound = Bound(ACCEPTING_AT_ONCE)
         self._worker = f"accept-{secrets.token_hex(4)}"
-        self._ledger_ids: dict[int, str] = {}
+        self._known: dict[int, LedgerView] = {}
         self._participants: dict[int, dict[str, Participant]] = {}
 
     async def accept(self, ledger_no: int, drafts: Sequence[OrderDraft], key: str) -> list[Outcome]:
@@ -105,14 +107,21 @@ class Acceptance:
 
     async def ledger_id(self, ledger_no: int) -> str:
         """The id of a ledger by its number."""
-        known = self._ledger_ids.get(ledger_no)
+        return (await self._ledger(ledger_no)).ledger_id
+
+    async def tenant_id(self, ledger_no: int) -> str:
+        """Whose a ledger is, by its number."""
+        return (await self._ledger(ledger_no)).tenant_id
+
+    async def _ledger(self, ledger_no: int) -> LedgerView:
+        known = self._known.get(ledger_no)
         if known is None:
             async with acquired(self._pool) as connection:
-                ledger = await directory.read_ledger(connection, ledger_no)
-            assert ledger is not None, "participants and orders refer to ledgers that exist"
-            if len(self._ledger_ids) >= MAX_LEDGERS:
-                self._ledger_ids.clear()
-            known = self._ledger_ids[ledger_no] = ledger.ledger_id
+                known = await directory.read_ledger(connection, ledger_no)
+            assert known is not None, "participants and orders refer to ledgers that exist"
+            if len(self._known) >= MAX_LEDGERS:
+                self._known.clear()
+            self._known[ledger_no] = known
         return known
 
     async def participants(self, ledger_no: int, names: set[str] | None = None) -> dict[str, Participant]:
@@ -192,6 +201,8 @@ class Acceptance:
             await work_store.add_work(
                 connection, (ledger_no, "batch", batch_no), now, self._worker, self._lease_s
             )
+            await work_store.add_cause(connection, ledger_no, "batch", [batch_no])
+            await work_store.add_cause(connection, ledger_no, "cycle", cycles.numbers.values())
         return batch_no, kept, cycles
 
     async def _join(
@@ -304,6 +315,8 @@ class Acceptance:
     async def _finish(self, ledger_no: int, batch_no: int) -> None:
         async with acquired(self._pool) as connection:
             await work_store.finish(connection, (ledger_no, "batch", batch_no))
+            if traced.cause() is not None:
+                await work_store.forget_causes(connection, (ledger_no, "batch", batch_no))
 
 
 def _held(order: Order, record: Record, ledger_no: int) -> Held:

@@ -8,6 +8,7 @@ import msgspec
 
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger.store import Connection
+from finflow.settlement import work_store
 from finflow.settlement.model import Cycle, Step
 from finflow.settlement.netting import Position
 from finflow.settlement.orders import Details, account_id, order_id
@@ -326,6 +327,7 @@ async def add_returns(
     texts = [reasons[number][:140] for number in numbers]
     await connection.execute(_ADD_RETURNS, ledger_no, numbers, moment, source, texts)
     await connection.execute(_ADD_RETURN_WORK, ledger_no, numbers, moment)
+    await work_store.add_cause(connection, ledger_no, "return", numbers)
 
 
 class KeptMessage(NamedTuple):

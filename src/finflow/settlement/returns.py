@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from finflow.db.pool import acquired
 from finflow.kernel.clock import Clock
 from finflow.kernel.errors import FinFlowError
-from finflow.settlement import cycle_store, order_reads, order_store, orders
+from finflow.settlement import cycle_store, order_reads, order_store, orders, traced
 from finflow.settlement.acceptance import Acceptance
 from finflow.settlement.books import Books, resolve_all
 from finflow.settlement.database import transaction
@@ -50,9 +50,11 @@ class Returns:
             [found] = await order_reads.read_order_rows(connection, ledger_no, [order_no])
             [order] = await order_store.read_orders(connection, ledger_no, [order_no])
             ends = await order_store.read_ends(connection, ledger_no, order_no)
+        traced.say({"finflow.order.id": orders.order_id(ledger_no, order_no, order.accepted_at)})
         if found.status in _OVER:
             return None
         if found.status != "settled" or (order.peer_ledger_no is not None and ends.there is None):
+            traced.nothing_new()
             return self._clock() + ASK_AGAIN_US
         if order.peer_ledger_no is not None and ends.there is not None:
             peer_id = await self._acceptance.ledger_id(order.peer_ledger_no)

@@ -77,7 +77,9 @@ class SettlementService:
         self.ledgers = ledgers = EveryLedger(ledger)
         self.acceptance = Acceptance(pool, ledgers, clock, reached, lease_s)
         self.reconciler = Reconciler(pool, clock, reached)
-        self.submitter = Submitter(pool, rails or {}, clock, self.reconciler, reached)
+        self.submitter = Submitter(
+            pool, rails or {}, clock, self.reconciler, self.acceptance.tenant_id, reached
+        )
         self.steps = Steps(pool, self.acceptance, self.submitter, self.reconciler, ledgers, clock, reached)
         self.inbox = Inbox(pool, self.acceptance, self.submitter, self.reconciler, clock, reached)
         self.returns = Returns(pool, self.acceptance, ledgers, clock)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from finflow.db.pool import acquired
 from finflow.kernel.clock import Clock, to_datetime, to_micros
 from finflow.kernel.errors import FinFlowError
-from finflow.settlement import cycle_store, model, orders
+from finflow.settlement import cycle_store, model, orders, traced
 from finflow.settlement.acceptance import Acceptance
 from finflow.settlement.books import Books
 from finflow.settlement.cycle_store import CycleRow, Submission
@@ -30,6 +30,12 @@ ASK_AGAIN_US: Final = 1_000_000
 # A minute after the first failure, then four times as long each time: the fifth is an hour and a half later.
 TRY_AGAIN_US: Final = 60_000_000
 _GIVEN_UP: Final = "return: "
+
+# What each state asks for, as the step's trace is called.
+_CALLED: Final[dict[model.State, str]] = {
+    "open": "close", "closed": "net", "netted": "submit", "submitted": "ask_rails", "failed": "submit",
+    "settled": "end", "returned": "release",
+}  # fmt: skip
 
 # When a cycle goes on, in microseconds; None when nothing of it is left to do.
 Due = int | None
@@ -69,6 +75,9 @@ class Steps:
     async def advance(self, ledger_no: int, cycle_no: int) -> Due:
         """Do what a cycle's state asks for, once; when it goes on. Raises cycle_unknown and what stops it."""
         row = await self.read(ledger_no, cycle_no)
+        traced.call(_CALLED[row.cycle.state])
+        traced.say({"finflow.cycle.id": orders.cycle_id(ledger_no, cycle_no, row.opened_at)})
+        _say_orders(row.cycle.evidence_of("close"))
         return await self._next[row.cycle.state](row)
 
     async def read(self, ledger_no: int, cycle_no: int) -> CycleRow:
@@ -113,7 +122,9 @@ class Steps:
             return due
 
         async def extent(connection: Any) -> str:
-            return await cycle_store.read_extent(connection, row.ledger_no, row.cycle.cycle_no)
+            words = await cycle_store.read_extent(connection, row.ledger_no, row.cycle.cycle_no)
+            _say_orders(words)
+            return words
 
         return await self._take(row, "close", extent)
 
@@ -181,6 +192,8 @@ class Steps:
                     return await self._give_up(row, f"{refusal}: net positions")
                 self._reached("positions held")
             if not await self._submitter.ask(row):
+                if any(each.attempt == row.cycle.submissions for each in known):
+                    traced.nothing_new()
                 return self._clock() + ASK_AGAIN_US
             verdicts = {
                 each.verdict
@@ -214,6 +227,7 @@ class Steps:
 
     async def _give_up(self, row: CycleRow, reason: str) -> Due:
         """An attempt has failed: decide so, release its positions, and fail, or return at the very end."""
+        traced.call("give_up")
         attempt = row.cycle.submissions
         last = attempt >= MAX_SUBMISSIONS and not reason.startswith(_GIVEN_UP)
         decided = await self.decide(row, "rejected", _GIVEN_UP + reason if last else reason)
@@ -229,6 +243,7 @@ class Steps:
 
     async def _settle(self, row: CycleRow) -> Due:
         """Post everything that is held, then keep the step."""
+        traced.call("settle")
         await self._finality.post_positions(row)
         self._reached("positions posted")
         await self._finality.post_orders(row)
@@ -255,6 +270,12 @@ class Steps:
         await self._finality.release_orders(row)
         self._reached("orders released")
         return None
+
+
+def _say_orders(closed: str | None) -> None:
+    """How many orders a cycle was closed over, as the evidence of that has it."""
+    if closed is not None:
+        traced.say({"finflow.orders": int(closed.split(":")[1])})
 
 
 def _decision(known: Sequence[Submission], attempt: int) -> Submission | None:

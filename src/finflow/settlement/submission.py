@@ -6,18 +6,19 @@ for each submission, so that answers which come twice, late or in another order 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from finflow.db.pool import acquired
 from finflow.kernel.clock import Clock, to_datetime
 from finflow.kernel.errors import FinFlowError
-from finflow.settlement import cycle_store, duplicates, order_store, rail_messages, work_store
+from finflow.settlement import cycle_store, duplicates, order_store, rail_messages, traced, work_store
 from finflow.settlement.cycle_store import CycleRow, KeptMessage, Submission
 from finflow.settlement.database import transaction
 from finflow.settlement.ports import Incoming, Rail
 from finflow.settlement.rail_messages import Answer, Heard
 from finflow.settlement.reconciliation import Reconciler
+from finflow.telemetry import tracing
 
 if TYPE_CHECKING:
     import asyncpg
@@ -41,10 +42,12 @@ class Submitter:
         rails: Mapping[str, Rail],
         clock: Clock,
         reconciler: Reconciler,
+        tenant_id: Callable[[int], Awaitable[str]],
         reached: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._pool = pool
         self._reconciler = reconciler
+        self._tenant_id = tenant_id
         self._rails = rails
         self._clock = clock
         self._reached = reached
@@ -86,7 +89,9 @@ class Submitter:
             data = rail_messages.credit_transfers(
                 message_id, outgoing, cycle.currency, cycle.value_date, to_datetime(sent_at), OUR_NAME
             )
-            await self._hand_over(ledger_no, name, message_id, data)
+            facts: tracing.Attributes = {"finflow.rail": name, "finflow.orders": len(outgoing)}
+            with tracing.span("settlement.send", "client", **facts):
+                await self._hand_over(ledger_no, name, message_id, data)
 
     async def _hand_over(self, ledger_no: int, name: str, message_id: str, data: bytes) -> None:
         rail = self._rails.get(name)
@@ -114,17 +119,23 @@ class Submitter:
         return taken
 
     async def _hear(self, name: str, rail: Rail, message: Incoming) -> bool:
-        try:
-            await self.take(name, message.data)
-        except FinFlowError as error:
-            if error.kind.retryable:
-                raise
-            log.error("a message of a rail is put aside", extra={"rail": name, "error": repr(error)})
-            await rail.acknowledge(message.name, taken=False)
-            return False
-        self._reached("answer kept")
-        await rail.acknowledge(message.name, taken=True)
-        return True
+        with traced.step("hear") as root:
+            root.attributes["finflow.rail"] = name
+            try:
+                heard = await self.take(name, message.data)
+            except FinFlowError as error:
+                if error.kind.retryable:
+                    raise
+                root.error = tracing.error_name(error)
+                log.error("a message of a rail is put aside", extra={"rail": name, "error": repr(error)})
+                await rail.acknowledge(message.name, taken=False)
+                return False
+            ledger_no = rail_messages.ledger_of(next(iter(heard.named))) or 0
+            root.attributes["finflow.ledger_no"] = ledger_no
+            root.tenant = await self._tenant_id(ledger_no)
+            self._reached("answer kept")
+            await rail.acknowledge(message.name, taken=True)
+            return True
 
     async def take(self, rail: str, data: bytes, ledger_no: int | None = None) -> Heard:
         """Keep what a message says; with `ledger_no`, of that ledger alone. A repetition changes nothing.

@@ -3,11 +3,12 @@
 A lease is counted on the database's clock, which all workers share; when work is due, on the caller's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, Literal, NamedTuple
 
 from finflow.kernel.clock import to_datetime, to_micros
 from finflow.ledger.store import Connection
+from finflow.settlement import traced
 
 WorkKind = Literal["batch", "cycle", "return", "reconcile"]
 
@@ -25,7 +26,10 @@ update settlement_work w
            and ($5::integer is null or ledger_no = $5) and ($6::text is null or (kind, number) = ($6, $7))
          order by due_at limit $4 for update skip locked) free
  where (w.ledger_no, w.kind, w.number) = (free.ledger_no, free.kind, free.number)
-returning w.ledger_no, w.kind, w.number, w.failures, w.asked
+returning w.ledger_no, w.kind, w.number, w.failures, w.asked, array(
+    select traceparent from settlement_causes c
+     where (c.ledger_no, c.kind, c.number) = (w.ledger_no, w.kind, w.number) limit $8
+)
 """
 _RENEW: Final = """
 update settlement_work set lease_until = clock_timestamp() + make_interval(secs => $4)
@@ -53,12 +57,17 @@ select due_at, failures, last_error from settlement_work where ledger_no = $1 an
 _DONE: Final = """
 delete from settlement_work where ledger_no = $1 and kind = $2 and number = $3 and asked = $4
 """
+_ADD_CAUSE: Final = """
+insert into settlement_causes (ledger_no, kind, number, traceparent)
+select $1, $2, number, $4 from unnest($3::bigint[]) as given (number) on conflict do nothing
+"""
+_FORGET_CAUSES: Final = "delete from settlement_causes where ledger_no = $1 and kind = $2 and number = $3"
 
 
 class Work(NamedTuple):
     """One thing to do: of which ledger, what, its number, and how often in a row it has failed.
 
-    `asked` counts how often it was asked for again since it came.
+    `asked` counts how often it was asked for again since it came, `causes` are the spans that asked for it.
     """
 
     ledger_no: int
@@ -66,6 +75,7 @@ class Work(NamedTuple):
     number: int
     failures: int = 0
     asked: int = 0
+    causes: Sequence[str] = ()
 
     @property
     def key(self) -> tuple[int, WorkKind, int]:
@@ -94,7 +104,9 @@ async def claim(
 ) -> Sequence[Work]:
     """Take what is due and not taken, for `lease_s`. Several may ask at once: nobody waits for a lock."""
     kind, number = only or (None, None)
-    rows = await connection.fetch(_CLAIM, to_datetime(now), lease_s, worker, limit, ledger_no, kind, number)
+    rows = await connection.fetch(
+        _CLAIM, to_datetime(now), lease_s, worker, limit, ledger_no, kind, number, traced.MAX_CAUSES
+    )
     return [Work(*row) for row in rows]
 
 
@@ -113,6 +125,7 @@ async def put_back(
 
 async def hurry(connection: Connection, key: tuple[int, WorkKind, int], now: int) -> bool:
     """Make something due at once, its failures forgotten; False if there is no such work left."""
+    await add_cause(connection, key[0], key[1], [key[2]])
     tag: str = await connection.execute(_HURRY, *key, to_datetime(now))
     return tag != "UPDATE 0"
 
@@ -121,7 +134,20 @@ async def ask(
     connection: Connection, ledger_no: int, kind: WorkKind, numbers: Sequence[int], now: int
 ) -> None:
     """Have the same work done (again) now, whether or not somebody is at it."""
+    await add_cause(connection, ledger_no, kind, numbers)
     await connection.execute(_ASK, ledger_no, kind, list(numbers), to_datetime(now))
+
+
+async def add_cause(connection: Connection, ledger_no: int, kind: WorkKind, numbers: Collection[int]) -> None:
+    """Keep that what runs here has asked for work, where its trace was chosen at its beginning."""
+    cause = traced.cause()
+    if cause is not None and numbers:
+        await connection.execute(_ADD_CAUSE, ledger_no, kind, list(numbers), cause)
+
+
+async def forget_causes(connection: Connection, key: tuple[int, WorkKind, int]) -> None:
+    """Work is done, so nobody will ask any more who had asked for it."""
+    await connection.execute(_FORGET_CAUSES, *key)
 
 
 async def finish(connection: Connection, key: tuple[int, WorkKind, int], asked: int = 0) -> bool:

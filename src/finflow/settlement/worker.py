@@ -19,9 +19,10 @@ import asyncpg
 
 from finflow.db.pool import acquired
 from finflow.kernel.errors import FinFlowError
-from finflow.settlement import mirrors, work_store
+from finflow.settlement import mirrors, traced, work_store
 from finflow.settlement.service import SettlementService
-from finflow.settlement.work_store import Work
+from finflow.settlement.work_store import Work, WorkKind
+from finflow.telemetry.tracing import error_name
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,11 @@ MIRROR_EVERY_S: Final = 5.0
 DEADLINE_S: Final = 600.0
 FIRST_DELAY_US: Final = 500_000
 LONGEST_DELAY_US: Final = 60_000_000
+_FAILED: Final = (FinFlowError, TimeoutError, asyncpg.PostgresError)
+# How the trace of a step is called; a cycle's steps say which they are.
+_CALLED: Final[dict[WorkKind, str]] = {
+    "batch": "finish_batch", "cycle": "cycle", "return": "return", "reconcile": "reconcile",
+}  # fmt: skip
 
 
 class Worker:
@@ -59,13 +65,17 @@ class Worker:
 
     async def _work_on(self) -> None:
         while True:
-            try:
-                done = await self.round()
-            except FinFlowError as error:
-                log.warning("settlement waits", extra={"error": repr(error)})
-                done = 0
-            if not done:
+            if not await self._look():
                 await asyncio.sleep(self._poll_s * random.uniform(0.5, 1.5))  # noqa: S311 # jitter
+
+    async def _look(self) -> int:
+        with traced.poll("round") as root:
+            try:
+                return await self.round()
+            except FinFlowError as error:
+                root.error = error_name(error)
+                log.warning("settlement waits", extra={"error": repr(error)})
+                return 0
 
     async def round(self) -> int:
         """Hear the rails, then do what is due now; how much was done. Raises what the database raises."""
@@ -92,23 +102,38 @@ class Worker:
     async def _do(self, work: Work) -> None:
         """One piece of work, as far as it goes. Whatever happens, it goes back to the queue or is done."""
         try:
-            async with self._leased(work), asyncio.timeout(DEADLINE_S):
+            async with self._leased(work):
                 due = await self._advance(work)
-        except (FinFlowError, TimeoutError, asyncpg.PostgresError) as error:
+        except _FAILED as error:
             await self._put_back_failed(work, error)
             return
         async with acquired(self._room.pool) as connection:
             if due is None and not await work_store.finish(connection, work.key, work.asked):
                 due = self._room.clock()
-            if due is not None:
+            if due is None:
+                await work_store.forget_causes(connection, work.key)
+            else:
                 await work_store.put_back(connection, work, due, 0, None, self._name)
 
     async def _advance(self, work: Work) -> int | None:
         """Go on while there is something to do now; when to go on later, or None when all is done."""
+        until = asyncio.get_running_loop().time() + DEADLINE_S
         while True:
-            due = await self._step(work)
+            due = await self._traced_step(work, until)
             if due is None or due > self._room.clock():
                 return due
+
+    async def _traced_step(self, work: Work, until: float) -> int | None:
+        """One step as its own trace, in which the log says what stopped it."""
+        with traced.step(_CALLED[work.kind], work.causes) as root:
+            root.attributes["finflow.ledger_no"] = work.ledger_no
+            try:
+                async with asyncio.timeout_at(until):
+                    root.tenant = await self._room.acceptance.tenant_id(work.ledger_no)
+                    return await self._step(work)
+            except _FAILED as error:
+                log.warning("settlement is tried again", extra={"work": work.key, "error": repr(error)})
+                raise
 
     async def _step(self, work: Work) -> int | None:
         room = self._room
@@ -127,7 +152,6 @@ class Worker:
         failures = work.failures + 1
         delay = min(LONGEST_DELAY_US, FIRST_DELAY_US << min(failures, 20))
         jittered = int(delay * random.uniform(0.5, 1.0))  # noqa: S311 # jitter
-        log.warning("settlement is tried again", extra={"work": work.key, "error": repr(error)})
         async with acquired(self._room.pool) as connection:
             due = self._room.clock() + jittered
             await work_store.put_back(connection, work, due, failures, str(error), self._name)
@@ -153,10 +177,12 @@ class Worker:
 
     async def _watch_mirrors(self) -> None:
         while True:
-            try:
-                await self.check_mirrors()
-            except FinFlowError as error:
-                log.warning("mirrors are not checked", extra={"error": repr(error)})
+            with traced.step("check_mirrors") as root:
+                try:
+                    await self.check_mirrors()
+                except FinFlowError as error:
+                    root.error = error_name(error)
+                    log.warning("mirrors are not checked", extra={"error": repr(error)})
             await asyncio.sleep(MIRROR_EVERY_S)
 
     async def check_mirrors(self) -> list[mirrors.Mirror]:
