@@ -130,6 +130,7 @@ class Inbox:
         key = (ledger_no, sender, rail, content.digest)
         task = self._running.get(key)
         if task is None:
+            # It is a part of this request's trace, which it may outlive: what comes after that is in none.
             task = asyncio.create_task(self._take(ledger_id, ledger_no, sender, rail, content))
             self._running[key] = task
             task.add_done_callback(lambda done: self._forget(key, done))
