@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
@@ -23,6 +24,7 @@ from finflow.settlement.worker import Worker
 from finflow.telemetry import logs, tracing
 from finflow.telemetry.sampling import Sampling
 from finflow.telemetry.service import tracing_on
+from finflow.telemetry.trace_context import Parent
 from finflow.telemetry.tracing import Trace
 from oracles import otlp, settling
 from oracles.http import Bank, client_of, lifespan
@@ -127,7 +129,7 @@ async def test_a_gathered_statement_is_in_nobodys_trace_and_linked_with_all_it_s
     assert tenants == [a.tenant_id, None, b.tenant_id]
     for round_ in rounds:
         inside = [span for span in receiver.spans if span.parent_id == round_.span_id]
-        assert [span.name for span in inside if span.kind == "client"] == ["WITH settlement_orders"]
+        assert [span.name for span in inside if span.kind == "client"] == ["SELECT settlement_orders"]
         whose = [span.attributes.get("finflow.tenant.id") for span in inside]
         assert whose == [round_.attributes.get("finflow.tenant.id")]
 
@@ -191,8 +193,7 @@ async def settling_bank(database_url: str, rail: FakeRail) -> AsyncIterator[sett
 async def request(chosen: bool = True) -> AsyncIterator[Trace]:
     """What the block does is done for a request whose trace was chosen at its beginning, or was not."""
     tracer = tracing.tracer()
-    root = tracer.begin("request")
-    root.sampled = chosen
+    root = tracer.begin("request", parent=Parent(random.getrandbits(128), random.getrandbits(64), chosen))
     token = tracing.enter(root)
     try:
         yield root

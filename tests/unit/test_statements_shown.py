@@ -56,7 +56,7 @@ def test_of_what_cannot_be_told_only_the_operation_is_shown(rest: str) -> None:
 @pytest.mark.parametrize(
     ("sql", "summary"),
     [
-        (WIDE.format("select * from a join b"), "SELECT a"),
+        (WIDE.format("select * from a join b"), "SELECT t"),
         (WIDE.format("insert into u select * from a"), "INSERT u"),
         ("with a as (select 1 from x for no key update) select 1 from y", "SELECT y"),
         ("/* update secret */ -- delete\n select 1 from y", "SELECT y"),
@@ -66,7 +66,9 @@ def test_of_what_cannot_be_told_only_the_operation_is_shown(rest: str) -> None:
         ("copy (select 1 from x) to stdout", "COPY x"),
         ("copy (select 1) to stdout", "COPY"),
         ("x" * 5_000, "X" * 255),
-        (audit_store._AUDITS, "SELECT o"),
+        (audit_store._AUDITS, "SELECT settlement_orders"),
+        ("with a as (select 1 from x), b as not materialized (select 1 from y) select 1 from b", "SELECT y"),
+        ("with a as (select 1 from x) select 1 from a join z on true", "SELECT x"),
     ],
 )
 def test_the_operation_is_that_of_the_main_statement_however_far_it_stands(sql: str, summary: str) -> None:

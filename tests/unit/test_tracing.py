@@ -512,7 +512,7 @@ def test_calls_carry_the_current_span_or_that_of_the_caller_s_own_opentelemetry(
         ("with m as (update heads set seq = $1 returning seq) select seq from m",
          "with m as (update heads set seq = $1 returning seq) select seq from m", "UPDATE heads"),
         ("with m as (select * from heads for update) select seq from m",
-         "with m as (select * from heads for update) select seq from m", "SELECT m"),
+         "with m as (select * from heads for update) select seq from m", "SELECT heads"),
         ("SELECT  a\n FROM t\tWHERE b = $1", "SELECT a FROM t WHERE b = $1", "SELECT t"),
         ("select * from t where iban = 'it''s' and n > 1.5e3", "select * from t where iban = ? and n > ?",
          "SELECT t"),

@@ -17,10 +17,11 @@ MAX_CAUSES: Final = 128
 
 
 def cause() -> str | None:
-    """The span that runs here, for those who go on with its work; None where its trace was not chosen."""
+    """The span that runs here, for those who go on with its work; None where it may not be kept."""
     span = tracing.running()
-    chosen = isinstance(span, Span) and span.trace.recording and span.trace.sampled
-    return span.traceparent if isinstance(span, Span) and chosen else None
+    if isinstance(span, Span) and span.trace.recording and span.trace.assured:
+        return span.traceparent
+    return None
 
 
 @contextmanager
@@ -29,7 +30,8 @@ def step(name: str, causes: Sequence[str] = ()) -> Iterator[Trace]:
     tracer = tracing.tracer()
     root = tracer.begin(f"settlement.{name}")
     if causes:
-        root.links, root.sampled = _links(causes), True
+        root.links = _links(causes)
+        _choose(root, True)
     token = tracing.enter(root)
     try:
         yield root
@@ -45,8 +47,13 @@ def step(name: str, causes: Sequence[str] = ()) -> Iterator[Trace]:
 def poll(name: str) -> Iterator[Trace]:
     """The same for looking whether there is something to do, kept only where it fails or takes long."""
     with step(name) as root:
-        root.sampled = False
+        _choose(root, False)
         yield root
+
+
+def _choose(trace: Trace, chosen: bool) -> None:
+    """Whether it is kept for sure, whatever the dice said; its causes were counted when they were."""
+    trace.sampled = trace.assured = chosen
 
 
 def _links(causes: Sequence[str]) -> list[Link]:
@@ -72,4 +79,4 @@ def nothing_new() -> None:
     """The step that runs only looked whether something has come. It may do so for hours, once a second."""
     span = tracing.running()
     if isinstance(span, Span):
-        span.trace.sampled = False
+        _choose(span.trace, False)

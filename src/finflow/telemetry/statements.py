@@ -47,6 +47,7 @@ _MAIN: Final = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "VALU
 _WRITES: Final = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
 _LOCKS: Final = frozenset({"FOR", "KEY", "DO"})
 _BEFORE_NAME: Final = frozenset({"FROM", "INTO", "UPDATE", "TABLE", "COPY", "JOIN"})
+_OF_A_QUERY: Final = frozenset({"AS", "NOT", "MATERIALIZED"})
 _NO_NAME: Final = frozenset({"SELECT", "LATERAL", "UNNEST", "ONLY", "SET", "IF", "NOT", "EXISTS"})
 
 
@@ -114,8 +115,22 @@ def _verb(words: list[str]) -> tuple[str, str]:
     if words[at].upper() == "WITH":
         # What a statement writes says more of it than what it answers.
         at = _first_write(words) or _main(words) or at
-    operation = words[at].upper()
-    return operation, _target(words[at:], operation)
+    operation, queries = words[at].upper(), _named_queries(words)
+    target = _target(words[at:], operation)
+    while target in queries:
+        # A query of a WITH is no table: it is named by what it reads.
+        target = _target(words[queries.pop(target) :], "")
+    return operation, target
+
+
+def _named_queries(words: list[str]) -> dict[str, int]:
+    """Where the queries of a WITH begin, by their names."""
+    found: dict[str, int] = {}
+    for number, word in enumerate(words):
+        if word == "(" and number >= 2 and words[number - 1].upper() in _OF_A_QUERY:
+            name = next(each for each in words[number - 1 :: -1] if each.upper() not in _OF_A_QUERY)
+            found.setdefault(name, number + 1)
+    return found
 
 
 def _first_write(words: list[str]) -> int | None:
@@ -137,12 +152,15 @@ def _main(words: list[str]) -> int | None:
 
 
 def _target(words: list[str], operation: str) -> str:
-    """The first table that a word before it makes known as one, if possible outside of subqueries."""
-    depth, deeper = 0, ""
+    """The first table that a word before it makes known as one, if possible of the outermost FROM."""
+    depth, outermost, deeper = 0, False, ""
     for before, word in pairwise(words):
         depth += (before == "(") - (before == ")")
+        if depth < 0 and deeper:
+            return deeper
+        outermost = outermost or (depth <= 0 and before.upper() == "FROM")
         if before.upper() in _BEFORE_NAME and word not in "()" and word.upper() not in _NO_NAME:
-            if depth <= 0:
+            if depth <= 0 or outermost:
                 return word
             deeper = deeper or word
     if not deeper and operation in ("COPY", "UPDATE") and len(words) > 1 and words[1] not in "()":
