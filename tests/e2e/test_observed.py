@@ -119,12 +119,15 @@ def test_the_log_level_changes_while_it_runs_and_not_beyond(shell: Shell) -> Non
         assert shell.run("log-level", "configured").returncode == 0
         until(lambda: any(line["message"] == "log level is info now" for line in shell.lines()))
         shell.run("log-level", "error")
+        until(lambda: any(line["message"] == "log level is error now" for line in shell.lines()))
     finally:
         child.terminate()
         assert child.wait(_PATIENCE_S) == 0
+    before = len(shell.lines())
     child, _ = shell.start()
     try:
         assert shell.run("log-level").stdout == "info (as configured)\n"
+        assert [line for line in shell.lines()[before:] if "log level" in line["message"]] == []
     finally:
         child.terminate()
         assert child.wait(_PATIENCE_S) == 0

@@ -47,8 +47,6 @@ async def _up(config: Config, as_json: bool, stop: Stop) -> None:
     started = monotonic()
     click.echo(f"Starting FinFlow on {config.data} ...", err=True)
     async with traced(config), running(config) as stack:
-        # What somebody asked of the FinFlow that ran here before does not bind this one.
-        levels.withdraw(config.data)
         levels.watch(config.data, config.log_level)
         stop.arm()
         facts = _facts(stack, monotonic() - started)

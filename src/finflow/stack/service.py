@@ -29,6 +29,7 @@ from finflow.stack.measuring import measuring
 from finflow.stack.meter import StackMeter
 from finflow.stack.postgres import EmbeddedPostgres
 from finflow.stack.processes import Process, identify
+from finflow.telemetry import levels
 from finflow.telemetry.folder import folder_for
 from finflow.telemetry.redaction import redact
 
@@ -233,6 +234,8 @@ async def running(settings: StackSettings) -> AsyncIterator[Stack]:
     async with AsyncExitStack() as undo:
         undo.callback(folder.unlock)
         undo.callback(folder.clear_state)
+        # What somebody asked of the FinFlow that ran here before does not bind this one.
+        levels.withdraw(folder.root)
         undo.push_async_callback(stack.stop_database)
         stack.metrics_port = await undo.enter_async_context(_measured(stack))
         await stack.end_old_front()
