@@ -108,6 +108,30 @@ async def test_a_killed_worker_is_replaced_while_the_other_serves(stack: Stack) 
         assert await ports.http_status("127.0.0.1", port, "/readyz") == 200
 
 
+async def test_no_row_and_no_key_is_in_the_log_of_the_server(stack: Stack) -> None:
+    """An error quotes in its detail what broke a rule, and its statement is what somebody may have typed."""
+    connection = await asyncpg.connect(stack.database_url, server_settings={"application_name": "rows"})
+    try:
+        await connection.execute("create table people (name text unique check (length(name) > 3))")
+        for statement in ["insert into people values ($1)"] * 3:
+            with contextlib.suppress(asyncpg.UniqueViolationError):
+                await connection.execute(statement, "john.doe@example.com")
+        for name in ("john.doe@example.com", "jo"):
+            typed = f"insert into people values ('{name}')"  # noqa: S608 - as somebody would in psql
+            with pytest.raises(asyncpg.IntegrityConstraintViolationError):
+                await connection.execute(typed)
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await connection.copy_records_to_table("people", records=[("john.doe@example.com",)])
+    finally:
+        await connection.close()
+    log = (stack.folder.logs / "postgres.log").read_text()
+    said = [line for line in log.splitlines() if "] rows " in line]
+    assert sum("violates unique constraint" in line for line in said) == 4
+    assert sum("violates check constraint" in line for line in said) == 1
+    assert [line for line in said if "ERROR:" not in line] == []
+    assert "john" not in log
+
+
 async def test_a_killed_postmaster_is_started_again_with_its_data(stack: Stack) -> None:
     await _fetch(stack.database_url, "CREATE TABLE kept AS SELECT 42 AS answer")
     killed = stack.postgres_process

@@ -50,6 +50,8 @@ CONSTANT: Final = (
     Setting("log_checkpoints", "off", "a line each quarter of an hour says nothing"),
     Setting("log_parameter_max_length", "0", "parameters are customers' data"),
     Setting("log_parameter_max_length_on_error", "0", "the same when a statement fails"),
+    Setting("log_error_verbosity", "terse", "the detail of an error quotes the row that broke a rule"),
+    Setting("log_min_error_statement", "panic", "what somebody typed may hold values, what we send does not"),
 )
 
 
