@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -106,6 +107,15 @@ async def test_a_killed_worker_is_replaced_while_the_other_serves(stack: Stack) 
         while len(stack.worker_pids) < 2 or before[0] in stack.worker_pids or ports.listening(port) < 2:
             await asyncio.sleep(0.02)
         assert await ports.http_status("127.0.0.1", port, "/readyz") == 200
+
+
+async def test_what_is_said_of_a_killed_worker_is_json_too(stack: Stack) -> None:
+    killed, log = stack.worker_pids[0], stack.folder.logs / "api.log"
+    os.kill(killed, signal.SIGKILL)
+    while "Unexpected exit" not in log.read_text():
+        await asyncio.sleep(0.02)
+    [line] = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (line["level"], line["message"]) == ("error", "Unexpected exit from worker-1")
 
 
 async def test_no_row_and_no_key_is_in_the_log_of_the_server(stack: Stack) -> None:

@@ -6,6 +6,7 @@ when one worker dies twice within seconds. Settings and secrets come by the envi
 """
 
 import importlib
+import os
 import resource
 import signal
 import sys
@@ -16,8 +17,10 @@ from granian.constants import HTTPModes, Interfaces, Loops
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
+from finflow import __version__
 from finflow.stack.enter import die_with_parent
 from finflow.stack.scheduling import interrupt_nobody
+from finflow.telemetry import logs
 
 _BACKLOG: Final = 4096
 # Connections that one worker holds, idle ones too; further ones wait in the backlog. What a tenant may
@@ -29,6 +32,8 @@ _STOP_TIMEOUT_S: Final = 20
 # Whoever has not sent the headers of a first or next request by then is hung up on; bodies are under the
 # request's deadline.
 _HEADERS_TIMEOUT_MS: Final = 10_000
+# Granian's own lines go the way of all others, instead of to a handler of its own that writes plain text.
+_GRANIANS_LINES: Final[dict[str, Any]] = {"handlers": {}, "loggers": {}}
 
 
 def load(target: str) -> Any:
@@ -41,6 +46,7 @@ def load(target: str) -> Any:
 
 def main(target: str, host: str, port: str) -> None:
     """Serves until SIGTERM or SIGINT; exits 1 when the worker dies by itself."""
+    logs.configure("warning", release=os.environ.get("FINFLOW_RELEASE") or __version__)
     _make_room()
     Granian(
         target,
@@ -55,6 +61,7 @@ def main(target: str, host: str, port: str) -> None:
         backlog=_BACKLOG,
         backpressure=_BACKPRESSURE,
         log_level=LogLevels.warning,
+        log_dictconfig=_GRANIANS_LINES,
         respawn_failed_workers=False,
         workers_kill_timeout=_STOP_TIMEOUT_S,
     ).serve(target_loader=load)
