@@ -7,8 +7,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
+from typing import Any, NoReturn
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finflow.telemetry import levels, logs, tracing
 from finflow.telemetry.logs import JsonLines, PrettyLines, Thrifty
@@ -143,3 +146,107 @@ def test_a_process_follows_the_file(tmp_path: Path, root_logger: logging.Logger)
         done.set()
     said = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
     assert said[:3] == ["log level is debug now", "seen now", "log level is error now"]
+
+
+# --- what cannot be written -----------------------------------------------------------------------------
+
+PRIVATE = "john.doe@example.com"
+
+
+class Unspeakable:
+    def __str__(self) -> str:
+        raise LookupError(PRIVATE)
+
+    __repr__ = __str__
+
+
+class Unreadable(dict[str, str]):
+    def items(self) -> NoReturn:
+        raise LookupError(PRIVATE)
+
+
+@pytest.mark.parametrize(
+    ("made", "kept", "failed"),
+    [
+        (record("for %s", Unspeakable()), {"message": "for %s"}, {"arguments": "LookupError"}),
+        (record("%d of 4111111111111111", PRIVATE), {"message": "%d of ***"}, {"arguments": "TypeError"}),
+        (record("%(a)s", {"b": PRIVATE}), {"message": "%(a)s"}, {"arguments": "KeyError"}),
+        (record(Unspeakable()), {"message": ""}, {"arguments": "LookupError"}),  # type: ignore[arg-type]
+        (record("x", who=Unspeakable(), n=5), {"message": "x", "n": 5}, {"who": "LookupError"}),
+        (record("x", who=[{"a": Unspeakable()}]), {"message": "x"}, {"who": "LookupError"}),
+        (record("x", who=Unreadable(a="b")), {"message": "x"}, {"who": "LookupError"}),
+        (record("x", who={Unspeakable(): 1}), {"message": "x"}, {"who": "LookupError"}),
+        (record("x", n=10**5000), {"message": "x"}, {"n": "ValueError"}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_formatted_is_named_and_the_rest_is_written(
+    made: logging.LogRecord, kept: dict[str, Any], failed: dict[str, str]
+) -> None:
+    text = JsonLines().format(made)
+    line = json.loads(text)
+    assert line | kept | {"not_formatted": failed} == line
+    assert PRIVATE not in text
+    assert "not_formatted" in PrettyLines(colours=False).format(made)
+
+
+def test_half_a_letter_costs_no_line() -> None:
+    line = json.loads(
+        JsonLines().format(record("a\ud800b %s", "\udc80", **{"k\ud800": ["\udfff", {"\ud801": 1}]}))
+    )
+    assert line["message"] == r"a\ud800b \udc80"
+    assert line[r"k\ud800"] == [r"\udfff", {r"\ud801": 1}]
+    shown = PrettyLines(colours=False).format(record("a\ud800", k=["\ud800"]))
+    assert shown.encode()
+
+
+def test_a_line_that_fails_as_a_whole_says_where_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> NoReturn:
+        raise RuntimeError(PRIVATE)
+
+    monkeypatch.setattr(logs, "_context", broken)
+    text = JsonLines("r").format(record(PRIVATE, PRIVATE, a=PRIVATE))
+    line = json.loads(text)
+    assert (line["message"], line["file"], line["level"]) == ("a log line was lost", "file:1", "warning")
+    assert line["not_formatted"] == "RuntimeError"
+    assert PRIVATE not in text
+
+
+def test_a_stream_that_fails_shows_nobody_the_line(
+    root_logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full(io.StringIO):
+        def write(self, _: str) -> NoReturn:
+            raise OSError(28, PRIVATE)
+
+    logs.configure("info", Full())
+    logging.getLogger("finflow.x").error(PRIVATE, PRIVATE, extra={"a": PRIVATE}, exc_info=ValueError(PRIVATE))
+    said = json.loads(capsys.readouterr().err)
+    assert (said["message"], said["logger"], said["not_formatted"]) == (
+        "a log line was lost",
+        "finflow.x",
+        "OSError",
+    )
+    assert PRIVATE not in json.dumps(said)
+
+
+def test_a_stream_of_another_encoding_takes_every_letter(root_logger: logging.Logger) -> None:
+    written = io.BytesIO()
+    logs.configure("info", io.TextIOWrapper(written, "ascii"))
+    logging.getLogger("finflow.x").info("5 € for \ud800")
+    assert json.loads(written.getvalue())["message"] == "5 € for \\ud800"
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary()
+    | st.builds(Unspeakable) | st.decimals() | st.datetimes(),
+    lambda each: st.lists(each) | st.dictionaries(st.text(st.characters()), each) | st.tuples(each, each),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(message=anything, arguments=st.lists(anything, max_size=3), extra=anything)
+def test_no_record_whatsoever_costs_its_line(message: Any, arguments: list[Any], extra: Any) -> None:
+    made = record(message, *arguments, extra=extra)
+    line = json.loads(JsonLines().format(made))
+    assert list(line)[:6] == ["time", "level", "logger", "message", "pid", "release"]
+    assert PrettyLines().format(made).encode()

@@ -3,13 +3,16 @@
 A line has `time` (RFC 3339 UTC, microseconds), `level`, `logger`, `message`, `pid` and `release`; within a
 request or a background step also `trace_id`, `span_id`, `request_id` and `tenant`; then whatever was given
 as `extra=`, and `error` with the traceback where there is one. Secrets and personal data are masked in all of
-it, see `redaction.scrub`. On a terminal the same fields are laid out for people.
+it, see `redaction.scrub`. What cannot be formatted is named in `not_formatted`, with the exception that it
+raised; the rest is written all the same. On a terminal the same fields are laid out for people.
 """
 
+import io
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final, TextIO
@@ -37,23 +40,46 @@ class JsonLines(logging.Formatter):
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
         """What the record says, masked, in the order in which it is written."""
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
-        line: dict[str, Any] = {
-            "time": at.replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": scrub(_message(record)),
-            "pid": os.getpid(),
-            "release": self._release,
-        }
+        failed: dict[str, str] = {}
+        line = self._head(record, _message(record, failed))
         line |= _context()
-        line |= {name: scrub_field(name, value) for name, value in vars(record).items() if name not in _PLAIN}
+        for name, value in vars(record).items():
+            if name not in _PLAIN:
+                _put(line, failed, name, scrub_field, name, value)
         if record.exc_info:
-            line["error"] = scrub(self.formatException(record.exc_info))
+            _put(line, failed, "error", self._traceback, record.exc_info)
+        if failed:
+            line["not_formatted"] = failed
         return line
 
     def format(self, record: logging.LogRecord) -> str:
-        return msgspec.json.encode(self.fields(record), enc_hook=str).decode()
+        try:
+            return self.laid_out(self.fields(record))
+        except Exception as error:
+            return self.laid_out(self.lost(record, error))
+
+    def lost(self, record: logging.LogRecord, error: BaseException | None) -> dict[str, Any]:
+        """What is written instead of a line that could not be: where it came from, and why it could not."""
+        line = self._head(record, "a log line was lost")
+        return line | {"file": f"{record.pathname}:{record.lineno}", "not_formatted": type(error).__name__}
+
+    def laid_out(self, line: dict[str, Any]) -> str:
+        """The fields as text."""
+        return _json(line)
+
+    def _traceback(self, raised: Any) -> str:
+        return scrub(self.formatException(raised))
+
+    def _head(self, record: logging.LogRecord, message: str) -> dict[str, Any]:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
+        return {
+            "time": at.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": message,
+            "pid": os.getpid(),
+            "release": self._release,
+        }
 
 
 class PrettyLines(JsonLines):
@@ -63,8 +89,7 @@ class PrettyLines(JsonLines):
         super().__init__(release)
         self._colours = colours
 
-    def format(self, record: logging.LogRecord) -> str:
-        line = self.fields(record)
+    def laid_out(self, line: dict[str, Any]) -> str:
         error = line.pop("error", None)
         level = line["level"]
         colour, plain = (_COLOURS.get(level, ""), _PLAIN_AGAIN) if self._colours else ("", "")
@@ -75,17 +100,32 @@ class PrettyLines(JsonLines):
         return head if error is None else "\n".join([head, *map(_printable, error.splitlines())])
 
 
+class Handler(logging.StreamHandler[TextIO]):
+    """Writes lines; of one that it cannot write it says so on standard error, and nothing of what it said."""
+
+    def __init__(self, stream: TextIO, lines: JsonLines) -> None:
+        super().__init__(stream)
+        self.formatter: JsonLines = lines
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
+        with suppress(Exception):
+            lost = self.formatter.lost(record, sys.exception())
+            sys.stderr.write(self.formatter.laid_out(lost) + self.terminator)
+
+
 def configure(level: str = "info", stream: TextIO | None = None, release: str = __version__) -> None:
     """Sends every logger's records of at least this level to the stream (standard output).
 
     As JSON lines, or laid out for people where the stream is a terminal.
     """
     stream = stream or sys.stdout
-    handler = logging.StreamHandler(stream)
+    if isinstance(stream, io.TextIOWrapper):
+        # Whatever the locale's encoding is, no letter of a message may cost the line.
+        stream.reconfigure(errors="backslashreplace")
     colours = "NO_COLOR" not in os.environ
-    handler.setFormatter(PrettyLines(release, colours) if stream.isatty() else JsonLines(release))
+    lines = PrettyLines(release, colours) if stream.isatty() else JsonLines(release)
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [Handler(stream, lines)]
     set_level(level)
 
 
@@ -123,12 +163,38 @@ class Thrifty:
         return count < self._per_s, 0
 
 
-def _message(record: logging.LogRecord) -> str:
+def _message(record: logging.LogRecord, failed: dict[str, str]) -> str:
     try:
-        return record.getMessage()
-    except (TypeError, ValueError):
+        return scrub(record.getMessage())
+    except Exception as error:
         # A line with a wrong number of arguments still says where to look.
-        return str(record.msg)
+        failed["arguments"] = type(error).__name__
+        return scrub(record.msg) if isinstance(record.msg, str) else ""
+
+
+def _put(line: dict[str, Any], failed: dict[str, str], name: str, made: Callable[..., Any], *of: Any) -> None:
+    try:
+        line[name] = made(*of)
+    except Exception as error:
+        failed[name] = type(error).__name__
+
+
+def _json(value: object) -> str:
+    try:
+        return msgspec.json.encode(value, enc_hook=str).decode()
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_encodable(value), enc_hook=str).decode()
+
+
+def _encodable(value: object) -> object:
+    """The same without halves of surrogate pairs, which UTF-8 has no form for."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(str(name)): _encodable(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_encodable(each) for each in value]
+    return value
 
 
 def _context() -> Iterator[tuple[str, str]]:
@@ -146,7 +212,7 @@ def _context() -> Iterator[tuple[str, str]]:
 
 
 def _word(value: object) -> str:
-    text = value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
+    text = value if isinstance(value, str) else _json(value)
     return text if text and " " not in text else f'"{text}"'
 
 
