@@ -3,13 +3,16 @@
 `redact` is for text of our own that may hold a URL or a token: passwords in URLs go, and signed tokens.
 `scrub` is for log lines, which may hold anything: it also takes out tokens, keys, e-mail addresses, phone
 numbers, IBANs and card numbers by their form, and whole values by the name of their field. IBANs and card
-numbers are recognised by their check digits, so that ids and amounts of the same length stay readable.
+numbers are recognised by their check digits (`numbers`), so that ids and amounts of the same length stay
+readable.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
+
+from finflow.telemetry.numbers import CARD_HEAD, IBAN_HEAD, without_cards, without_ibans
 
 MASK: Final = "***"
 MAX_TEXT: Final = 16_384
@@ -43,6 +46,10 @@ _HIDDEN_NAMES: Final = (
     r"(?:access|refresh|id|bearer|session|auth|csrf)?[_\-]?token|(?:set-)?cookie|session[_\-]?id|signature|otp|pin|"
     r"cvv|cvc"
 )
+# Each of them has one of these in it.
+_IN_EVERY_NAME: Final = (
+    "pass|pwd|secret|key|credential|authorization|assertion|token|cookie|session|signature|otp|pin|cv[vc]"
+)
 _PERSONAL_NAMES: Final = (
     r"metadata|(?:full|first|last|middle|given|family|maiden|holder|customer|owner|legal|beneficiary|sur)_?name|"
     r"(?:account_?|card_?)?holder|customer|beneficiary|payer|payee|e?_?mail|e?mail_?address|address|street|"
@@ -50,17 +57,24 @@ _PERSONAL_NAMES: Final = (
     r"dob|passport|nric|ssn|tax_?id|national_?id|iban|pan|card(?:_?number)?|remote_?addr|client_?ip"
 )
 _OWNERS: Final = r"customer|holder|owner|payer|payee|beneficiary|contact|user|account|home|billing|tenant"
-# The name of a secret may stand at the end of a longer one: `db_password`, `X-Api-Key`.
+# The name of a secret may stand at the end of a longer one: `db_password`, `X-Api-Key`, `cardPin`; those that
+# no other word ends with also right behind another: `PGPASSWORD`.
+_PLAIN_NAMES: Final = (
+    r"password|passwd|passphrase|passcode|secret|token|credentials?|authorization|cookie|"
+    r"(?:api|access|private)[_\-]?key"
+)
+_NAME: Final = rf"(?:(?:(?<![A-Za-z0-9])|(?-i:(?<=[a-z0-9])(?=[A-Z])))(?:{_HIDDEN_NAMES})|(?:{_PLAIN_NAMES}))"
+_SECRET_NAME: Final = re.compile(rf".*{_NAME}", re.IGNORECASE)
 _PRIVATE_FIELD: Final = re.compile(
-    rf"(?:.*[_.\-])?(?:{_HIDDEN_NAMES})|(?:(?:{_OWNERS})[_.\-]?)?(?:{_PERSONAL_NAMES})", re.IGNORECASE
+    rf".*{_NAME}|(?:(?:{_OWNERS})[_.\-]?)?(?:{_PERSONAL_NAMES})", re.IGNORECASE
 )
 
-_SECRET_NAME: Final = re.compile(rf"(?:.*[_.\-])?(?:{_HIDDEN_NAMES})", re.IGNORECASE)
-
-# password=..., "api_key": "...", token: ... in running text; quoted values to their closing quote.
+# password=..., "api_key": "...", ('cookie', b'...') in running text; quoted values to their closing quote,
+# which has as many backslashes before it as the opening one.
 _ASSIGNED: Final = re.compile(
-    rf"(?P<head>(?<![\w.\-])(?:[\w.\-]{{0,40}}[_.\-])?(?:{_HIDDEN_NAMES})[\"']?\s{{0,3}}[=:]\s{{0,3}})(?![\s*])"
-    r"(?:\"[^\"\n]*\"?|'[^'\n]*'?|(?:(?:Bearer|Basic)\s+)?[^\s,;&\"']+)",
+    rf"(?P<head>{_NAME}(?:\\*[\"']\s{{0,3}},\s{{0,3}}(?=b?\\*[\"'])|\\*[\"']?\s{{0,3}}[=:]\s{{0,3}}))(?!\s|\*{{3}})"
+    r"(?:b?(?P<quote>\\*[\"'])(?:(?!(?<!\\)(?P=quote))[^\n])*(?:(?P=quote))?"
+    r"|(?:(?:Bearer|Basic)\s+)?[^\s,;&\"']+)",
     re.IGNORECASE,
 )
 _PEM: Final = re.compile(
@@ -72,23 +86,19 @@ _PREFIXED: Final = re.compile(
     r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|xox[abpr]-[\w\-]{10,}|"
     r"sk_(?:live|test)_\w{10,}|AIza[\w\-]{30,}|glpat-[\w\-]{16,})"
 )
-# What PostgreSQL says of a row that broke a rule is the row.
+# What PostgreSQL says of a row that broke a rule is the row. It may hold anything, also what looks like the
+# end of it: it goes to the last end there is, or as far as the text.
 _DETAIL: Final = re.compile(
-    r"(?P<head>(?:Failing row contains|Key) )\((?:[^()\n]|\([^()\n]*\))*\)(?:=\([^\n]*?\)(?=\s|$))?"
+    r"(?P<head>failing row contains |key \([^\n]{0,512}?\)=)\("
+    r"(?:.*\)(?=\.(?:[\s\"'\\]|$)| already exists| is not present| is still referenced| is duplicated)|.*)",
+    re.IGNORECASE | re.DOTALL,
 )
 _EMAIL: Final = re.compile(
     r"(?<![\w.%+\-])[\w.%+\-]{1,64}@(?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,62})\.){1,8}[A-Za-z]{2,24}\b"
 )
-_IBAN: Final = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?![A-Za-z0-9])")
-_DIGITS: Final = re.compile(r"(?<![\w.\-])\d(?:[ \-]?\d){12,18}(?![\w\-]|\.\d)")
 _PHONE: Final = re.compile(
     r"(?<![\w+.])(?:\+\d{1,3}[ .\-]?(?:\(\d{1,4}\)[ .\-]?)?\d(?:[ .\-]?\d){5,12}"
     r"|\(\d{2,4}\) ?\d{3,4}[ \-]\d{3,4}|\d{3}-\d{3}-\d{4})(?![\w]|[.\-]\d)"
-)
-# Networks and the lengths of their numbers: most digits in a row that pass the check by chance are neither.
-_CARD: Final = re.compile(
-    r"4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|(?:5[06-8]|6\d)\d{11,17}|2[2-7]\d{14}|3[47]\d{13}"
-    r"|3[0689]\d{12}(?:\d{2,5})?|35\d{14,17}"
 )
 _FEWEST_DIGITS: Final = 13
 
@@ -100,11 +110,11 @@ def scrub(text: str) -> str:
     if "://" in text or "?" in text:
         text = redact(text)
     lower = text.lower()
-    if not _ANY_SIGN.search(lower):
-        return text
-    for pattern, replacement, signs in _BY_FORM:
-        if signs.search(lower):
-            text = pattern.sub(replacement, text)
+    for sign, forms in _BY_SIGN:
+        if sign.search(lower):
+            for masked, of_its_own in forms:
+                if of_its_own.search(lower):
+                    text = masked(text)
     return text
 
 
@@ -118,19 +128,30 @@ def scrub_field(name: str, value: Any, depth: int = 0) -> Any:
     if _private(name):
         return dict.fromkeys(map(str, value), MASK) if isinstance(value, Mapping) else MASK
     if isinstance(value, int | float):
-        return value if len(str(value)) < _FEWEST_DIGITS or scrub(str(value)) == str(value) else MASK
-    if isinstance(value, str):
-        return scrub(value)
+        text = f"{value:f}" if isinstance(value, float) else str(value)
+        return value if len(text) < _FEWEST_DIGITS or scrub(text) == text else MASK
+    if isinstance(value, str | bytes):
+        return scrub(_text(value))
     if depth >= _MAX_DEPTH:
         return MASK
     if isinstance(value, Mapping):
         return {
-            scrub(str(key)): scrub_field(str(key), each, depth + 1)
+            scrub(_text(key)): scrub_field(_text(key), each, depth + 1)
             for key, each in list(value.items())[:_MAX_ITEMS]
         }
     if isinstance(value, list | tuple | set | frozenset):
-        return [scrub_field("", each, depth + 1) for each in list(value)[:_MAX_ITEMS]]
+        items = list(value)[:_MAX_ITEMS]
+        # Headers are lists of pairs.
+        named = len(items) == 2 and isinstance(items[0], str | bytes)
+        return [
+            scrub_field(_text(items[0]) if named and place else "", each, depth + 1)
+            for place, each in enumerate(items)
+        ]
     return scrub(str(value))
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 @lru_cache(maxsize=1024)
@@ -146,45 +167,35 @@ def secret(name: str, value: str) -> bool:
     return bool(value) and not value.startswith("/") and _SECRET_NAME.fullmatch(name) is not None
 
 
-def luhn(digits: str) -> bool:
-    """Whether the last digit is the Luhn check digit of those before it."""
-    doubled = [int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits))]
-    return sum(number // 10 + number % 10 for number in doubled) % 10 == 0
-
-
-def iban(text: str) -> bool:
-    """Whether the check digits are right: the number, its head moved behind, is 1 modulo 97 (ISO 13616)."""
-    bare = text.replace(" ", "")
-    return 15 <= len(bare) <= 34 and int("".join(str(int(c, 36)) for c in bare[4:] + bare[:4])) % 97 == 1
-
-
-def _mask_card(found: re.Match[str]) -> str:
-    digits = re.sub(r"[ \-]", "", found[0])
-    return MASK if _CARD.fullmatch(digits) and luhn(digits) else found[0]
-
-
-def _mask_iban(found: re.Match[str]) -> str:
-    """The IBAN goes; words that followed it in capitals stay."""
-    words = found[0].split(" ")
-    for end in range(len(words), 0, -1):
-        if iban(" ".join(words[:end])):
-            return " ".join([MASK, *words[end:]])
-    return found[0]
-
-
-# With each form, what a text must hold in lower case for it to be worth looking: most lines hold none.
-_DIGITS_SIGN: Final = re.compile(r"\d[\d \-().]{5}")
-_BY_FORM: Final[tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str], re.Pattern[str]], ...]] = (
-    (_PEM, MASK, re.compile("private key")),
-    (_JWT, MASK, re.compile("eyj")),
-    (_PREFIXED, MASK, re.compile("akia|gh[pousr]_|github_|xox|sk_|aiza|glpat")),
-    (_SCHEME, rf"\g<head> {MASK}", re.compile("bearer|basic|dpop")),
-    (_ASSIGNED, rf"\g<head>{MASK}", re.compile("[=:]")),
-    (_DETAIL, rf"\g<head>({MASK})", re.compile(r"key \(|row contains")),
-    (_EMAIL, MASK, re.compile("@")),
-    (_IBAN, _mask_iban, re.compile(r"[a-z]{2}\d{2} ?[a-z0-9]")),
-    (_DIGITS, _mask_card, _DIGITS_SIGN),
-    (_PHONE, MASK, _DIGITS_SIGN),
+# Forms with what a text must hold in lower case for it to be worth looking, in three groups with what it must
+# hold for any of them: most lines are done with after three looks.
+_Forms = tuple[tuple[Callable[[str], str], re.Pattern[str]], ...]
+_BY_SIGN: Final[tuple[tuple[re.Pattern[str], _Forms], ...]] = (
+    (
+        re.compile(
+            r"private key|eyj|akia|gh[pousr]_|github_|xox|sk_|aiza|glpat|bearer|basic|dpop|row contains|\)=\("
+        ),
+        (
+            (partial(_PEM.sub, MASK), re.compile("private key")),
+            (partial(_JWT.sub, MASK), re.compile("eyj")),
+            (partial(_PREFIXED.sub, MASK), re.compile("akia|gh[pousr]_|github_|xox|sk_|aiza|glpat")),
+            (partial(_SCHEME.sub, rf"\g<head> {MASK}"), re.compile("bearer|basic|dpop")),
+            (partial(_DETAIL.sub, rf"\g<head>({MASK})"), re.compile(r"\)=\(|row contains")),
+        ),
+    ),
+    (
+        re.compile("[=:,@]"),
+        (
+            (partial(_ASSIGNED.sub, rf"\g<head>{MASK}"), re.compile(_IN_EVERY_NAME)),
+            (partial(_EMAIL.sub, MASK), re.compile("@")),
+        ),
+    ),
+    (
+        re.compile("[0-9][^a-z]?[0-9]"),
+        (
+            (partial(without_ibans, mask=MASK), IBAN_HEAD),
+            (partial(without_cards, mask=MASK), CARD_HEAD),
+            (partial(_PHONE.sub, MASK), re.compile(r"\d[\d \-().]{5}")),
+        ),
+    ),
 )
-# All of them in one: a text without any is done with after one look.
-_ANY_SIGN: Final = re.compile("|".join(sorted({f"(?:{signs.pattern})" for _, _, signs in _BY_FORM})))
