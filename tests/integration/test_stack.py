@@ -234,6 +234,17 @@ async def test_a_target_that_cannot_be_imported_is_reported(
     assert DataFolder(data).read_state() is None
 
 
+async def test_a_worker_that_cannot_start_says_why(data: Path) -> None:
+    """What the server in it logs of that is a line of JSON, with a group of exceptions in it."""
+    nowhere = {"FINFLOW_RAILS_FOLDER": str(data / "nowhere")}
+    settings = StackSettings(data=data, workers=1, environment=nowhere, durable=False)
+    with pytest.raises(FinFlowError, match=r"FinFlowError: .*nowhere: No such file") as caught:
+        async with running(settings):
+            pass
+    assert caught.value.kind.code == "service_failed"
+    assert all(json.loads(line) for line in (data / "logs" / "api.log").read_text().splitlines())
+
+
 def test_a_port_is_reserved_for_our_workers_alone() -> None:
     with ports.reserve("127.0.0.1", None) as bound:
         port = bound.getsockname()[1]

@@ -12,6 +12,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
+import msgspec
+
 from finflow.kernel.errors import FinFlowError
 from finflow.stack import children, ports
 from finflow.stack.processes import Process, identify
@@ -28,6 +30,23 @@ _PAUSE_MAX_S: Final = 5.0
 _EXCEPTION: Final = re.compile(r"[A-Za-z_.]+(Error|Exception)\b")
 
 _log = logging.getLogger(__name__)
+
+
+class _Line(msgspec.Struct):
+    """What a line of a log says, if it is one of ours."""
+
+    message: str
+    error: str = ""
+
+
+def _said(line: str) -> list[str]:
+    """The lines of what a line says, without the frame of a group of exceptions."""
+    try:
+        found = msgspec.json.decode(line, type=_Line)
+        line = f"{found.message}\n{found.error}"
+    except msgspec.DecodeError:
+        pass
+    return [each.strip(" |") for each in line.splitlines()]
 
 
 class Fleet:
@@ -104,9 +123,10 @@ class Fleet:
     def _last_words(self) -> str:
         if self._log_path is None:
             return "The workers said why on standard output."
-        lines = children.tail(self._log_path, self._log_start).strip().splitlines()
+        written = children.tail(self._log_path, self._log_start).splitlines()
+        lines = [line for each in written for line in _said(each) if line]
         telling = [line for line in lines if _EXCEPTION.match(line)] or lines
-        return telling[-1].strip() if telling else f"No answer within {_READY_TIMEOUT_S:.0f} s."
+        return telling[-1] if telling else f"No answer within {_READY_TIMEOUT_S:.0f} s."
 
     async def _keep(self, number: int) -> None:
         """Runs worker `number` for ever, with growing pauses while it dies young."""
