@@ -44,6 +44,7 @@ SECRETS = [
     ("X-Api-Key=abc123, next", ["abc123"]),
     ("refresh_token=r1.r2.r3;", ["r1.r2"]),
     ("Set-Cookie: session=deadbeef; Path=/", ["deadbeef"]),
+    ("Cookie: a=deadbeef; sid=hunter2, x\nHost: h", ["deadbeef", "hunter2"]),
     ("-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY----- after", ["MHcCAQEE"]),
     ("-----BEGIN PRIVATE KEY-----\nMIIEv cut off", ["MIIEv"]),
     ("aws AKIAIOSFODNN7EXAMPLE used", ["AKIAIOSFODNN7EXAMPLE"]),

@@ -74,7 +74,7 @@ _PRIVATE_FIELD: Final = re.compile(
 _ASSIGNED: Final = re.compile(
     rf"(?P<head>{_NAME}(?:\\*[\"']\s{{0,3}},\s{{0,3}}(?=b?\\*[\"'])|\\*[\"']?\s{{0,3}}[=:]\s{{0,3}}))(?!\s|\*{{3}})"
     r"(?:b?(?P<quote>\\*[\"'])(?:(?!(?<!\\)(?P=quote))[^\n])*(?:(?P=quote))?"
-    r"|(?:(?:Bearer|Basic)\s+)?[^\s,;&\"']+)",
+    r"|(?<=cookie: )[^\n\"']+|(?:(?:Bearer|Basic)\s+)?[^\s,;&\"']+)",
     re.IGNORECASE,
 )
 _PEM: Final = re.compile(
