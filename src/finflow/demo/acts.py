@@ -4,12 +4,14 @@ Every act is what an engineer would do by a command of FinFlow, on the same code
 the shadow in its process, repairs by their plan, the schema's phases, the verification of the whole.
 """
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 import asyncpg
@@ -44,6 +46,7 @@ from finflow.rollout.spec import PolicySpec, ReleaseSpec, RolloutSpec, StepSpec
 from finflow.rollout.state import Phase, State
 from finflow.rollout.verdicts import Side
 from finflow.shadow import checksum
+from finflow.shadow.live import read_heads
 from finflow.shadow.repair import Api, Applied, Plan, apply_plan, make_plan
 from finflow.shadow.report import Report, read_cases, read_report
 from finflow.stack.ingress.caddy_config import TRAFFIC
@@ -54,6 +57,7 @@ from finflow.verification import service as verification
 from finflow.verification.model import Status
 
 WEIGHTS: Final = (5.0, 25.0, 50.0, 100.0)
+_COMPARED_WITHIN_S: Final = 60.0
 Heard = Callable[[State], None]
 TokenOf = Callable[[str], TokenProvider]
 
@@ -210,8 +214,32 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     repaired: Repaired | None = None
 
 
+async def _compared(stage: Stage) -> None:
+    """Until the shadow has looked at all that is booked now, and what it found is written down.
+
+    Otherwise the last that a release booked wrongly would be in no plan of repair. Raises shadow_behind.
+    """
+    connection = await asyncpg.connect(stage.database_url)
+    try:
+        heads = await read_heads(connection)
+    finally:
+        await connection.close(timeout=5)
+    arrived_at_s, until_s = 0.0, monotonic() + _COMPARED_WITHIN_S
+    while monotonic() < until_s:
+        report = shadow_report(stage)
+        seen = {each.ledger_no: each.shadow_seq for each in report.ledgers} if report else {}
+        if report and all(seen.get(ledger_no, 0) >= seq for ledger_no, seq in heads.items()):
+            # Cases follow at once: a second report is later than they are.
+            if 0 < arrived_at_s < report.at_s:
+                return
+            arrived_at_s = arrived_at_s or report.at_s
+        await asyncio.sleep(0.1)
+    raise FinFlowError("shadow_behind")
+
+
 async def looked_back(stage: Stage, wanted: RolloutSpec, state: State) -> Candidate:
     """From the decision log, the router's own log, the journal and the shadow's report."""
+    await _compared(stage)
     served = candidate_requests(stage, wanted, state)
     report = shadow_report(stage)
     impact = await impact_of(stage, wanted.candidate.release, state)
