@@ -1,7 +1,9 @@
 """Fixtures for everybody: one embedded PostgreSQL a session, and a fresh database a test."""
 
 import asyncio
+import io
 import itertools
+import logging
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +16,7 @@ from pytest_socket import disable_socket, enable_socket
 from finflow.db.migrations import migrate
 from finflow.stack.folder import DataFolder
 from finflow.stack.postgres import EmbeddedPostgres
+from finflow.telemetry import logs
 
 _UNIT = Path(__file__).parent / "unit"
 _TEMPLATE = "finflow_template"
@@ -85,3 +88,15 @@ async def _execute(postgres: EmbeddedPostgres, statement: str) -> None:
         await connection.execute(statement)
     finally:
         await asyncio.shield(connection.close())
+
+
+@pytest.fixture
+def log_stream() -> Iterator[io.StringIO]:
+    """What is logged at `info` and above; the root logger is as it was afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    found = io.StringIO()
+    logs.configure("info", found, "2026.11")
+    yield found
+    root.handlers[:] = handlers
+    root.setLevel(level)

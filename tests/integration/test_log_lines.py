@@ -2,8 +2,6 @@
 
 import io
 import json
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
@@ -13,30 +11,17 @@ from finflow.api.asgi import build
 from finflow.app import Config, services
 from finflow.ledger import writer
 from finflow.ledger.writer import LedgerWriter
-from finflow.telemetry import logs
 from oracles.http import Bank, client_of, lifespan, line
 from oracles.tokens import FLAGS
 
 
-@pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    """What is logged at `info` and above; the root logger is as it was afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    found = io.StringIO()
-    logs.configure("info", found, "2026.11")
-    yield found
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
-def lines(stream: io.StringIO, logger: str) -> list[dict[str, Any]]:
-    found = [json.loads(text) for text in stream.getvalue().splitlines()]
+def lines(log_stream: io.StringIO, logger: str) -> list[dict[str, Any]]:
+    found = [json.loads(text) for text in log_stream.getvalue().splitlines()]
     return [each for each in found if each["logger"] == logger]
 
 
 async def test_a_failed_write_transaction_is_one_line_with_its_code_and_nothing_of_it(
-    database_url: str, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+    database_url: str, log_stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "RETRY_FOR_S", 0.0)
     config = Config.load({"database_url": database_url, **FLAGS}, {})
@@ -62,7 +47,7 @@ async def test_a_failed_write_transaction_is_one_line_with_its_code_and_nothing_
         body["entries"] = [line(a, "debit", "1.00"), line(b, "credit", "2.00")]
         refused = await client.post("/v1/transactions", json=body, headers={"Idempotency-Key": "k-2"})
         assert refused.json()["code"] == "unbalanced"
-    [said] = lines(stream, "finflow.ledger.traced")
+    [said] = lines(log_stream, "finflow.ledger.traced")
     assert (said["level"], said["message"]) == ("error", "write transaction failed")
     assert (said["code"], said["commands"], said["jobs"], said["release"]) == (
         "database_unreachable", 1, 1, "2026.11",
@@ -70,11 +55,11 @@ async def test_a_failed_write_transaction_is_one_line_with_its_code_and_nothing_
     assert said["ledger_no"] >= 1
     assert said["tenant"] == tenant
     for private in ("Tan Ah Kow", "987.65", "k-secret", a):
-        assert private not in stream.getvalue()
+        assert private not in log_stream.getvalue()
 
 
 async def test_access_lines_are_asked_for_and_name_the_request(
-    database_url: str, stream: io.StringIO
+    database_url: str, log_stream: io.StringIO
 ) -> None:
     config = Config.load({"database_url": database_url, **FLAGS}, {})
     for ratio, expected in ((0.0, 0), (1.0, 2)):
@@ -83,8 +68,8 @@ async def test_access_lines_are_asked_for_and_name_the_request(
             headers = {"X-Request-Id": f"seen-{ratio}"}
             await client.get("/v1/tenants?limit=5", headers=headers)
             await client.get("/v1/accounts/nobody", headers=headers)
-        assert len(lines(stream, "finflow.access")) == expected
-    listed, missing = lines(stream, "finflow.access")
+        assert len(lines(log_stream, "finflow.access")) == expected
+    listed, missing = lines(log_stream, "finflow.access")
     assert (listed["method"], listed["status"], listed["request_id"]) == ("GET", 200, "seen-1.0")
     assert listed["path"] == listed["route"] == "/v1/tenants"
     assert listed["duration_ms"] > 0

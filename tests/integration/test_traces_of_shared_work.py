@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import logging
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -21,7 +20,7 @@ from finflow.kernel.errors import FinFlowError
 from finflow.settlement import cycle_store, work_store
 from finflow.settlement.rails import FakeRail
 from finflow.settlement.worker import Worker
-from finflow.telemetry import logs, tracing
+from finflow.telemetry import tracing
 from finflow.telemetry.sampling import Sampling
 from finflow.telemetry.service import tracing_on
 from finflow.telemetry.trace_context import Parent
@@ -44,18 +43,6 @@ def receiving(sampling: Sampling = NONE) -> Iterator[Receiver]:
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "50"}
         with tracing_on(environ, sampling, "2026.11-test"):
             yield receiver
-
-
-@pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    """What is logged at `info` and above; the root logger is as it was afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    found = io.StringIO()
-    logs.configure("info", found, "2026.11")
-    yield found
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def sampled(number: int) -> dict[str, str]:
@@ -316,7 +303,7 @@ def fails_with(detail: str) -> Any:
 
 
 async def test_a_step_that_fails_is_kept_and_its_line_in_the_log_leads_to_it(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, stream: io.StringIO
+    database_url: str, monkeypatch: pytest.MonkeyPatch, log_stream: io.StringIO
 ) -> None:
     with receiving() as receiver:
         async with settling_bank(database_url, FakeRail()) as here:
@@ -326,13 +313,13 @@ async def test_a_step_that_fails_is_kept_and_its_line_in_the_log_leads_to_it(
             [step] = await receiver.wait_for("settlement.close")
             tenant = (await here.one.ledgers.ledger(here.ledger_id)).tenant_id
     assert (step.failed, step.attributes["error.type"]) == (True, "database_unreachable")
-    said = line_of(stream, "settlement is tried again")
+    said = line_of(log_stream, "settlement is tried again")
     assert (said["trace_id"], said["span_id"], said["tenant"]) == (step.trace_id, step.span_id, tenant)
 
 
 @pytest.mark.parametrize("traced", [True, False])
 async def test_the_line_that_settlement_waits_has_its_trace(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, traced: bool
+    database_url: str, monkeypatch: pytest.MonkeyPatch, log_stream: io.StringIO, traced: bool
 ) -> None:
     """Also where traces are off, and where nothing goes wrong, no round is kept."""
     with receiving(ALL) if traced else nullcontext() as receiver:
@@ -340,11 +327,11 @@ async def test_the_line_that_settlement_waits_has_its_trace(
             working = asyncio.create_task(Worker(here.room, poll_s=0.01).run())
             await asyncio.sleep(0.1)
             monkeypatch.setattr(work_store, "claim", fails_with("lost"))
-            while "settlement waits" not in stream.getvalue():
+            while "settlement waits" not in log_stream.getvalue():
                 await asyncio.sleep(0.01)
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
-            said = line_of(stream, "settlement waits")
+            said = line_of(log_stream, "settlement waits")
             if receiver is None:
                 assert len(said["trace_id"]) == 32
                 return
@@ -353,7 +340,7 @@ async def test_the_line_that_settlement_waits_has_its_trace(
     assert (said["trace_id"], said["span_id"]) in map(place_of, rounds)
 
 
-def line_of(stream: io.StringIO, message: str) -> dict[str, Any]:
-    found = [json.loads(text) for text in stream.getvalue().splitlines()]
+def line_of(log_stream: io.StringIO, message: str) -> dict[str, Any]:
+    found = [json.loads(text) for text in log_stream.getvalue().splitlines()]
     line: dict[str, Any] = next(each for each in found if each["message"] == message)
     return line
