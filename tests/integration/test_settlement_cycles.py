@@ -216,12 +216,13 @@ async def test_poison_from_a_rail_is_put_aside(database_url: str) -> None:
         for poison in (
             b"not xml", data, report("R1", "FF1C999P1A1"), report("R2", "somebody-elses"),
             report("R3", message_id, None, ["8a562c67-ca16-48ba-b074-65581be6f011"]),
+            report("R4", "FF999999C1P1A1"), report("R5", "FF99999999999C1P1A1"),
         ):  # fmt: skip
             rail.give(poison)
         rail.give(report("R9", message_id))
         one.one.clock.at += 2_000_000
         await one.worker.until_idle()
-        assert list(rail.done.values()) == [False] * 5 + [True]
+        assert list(rail.done.values()) == [False] * 7 + [True]
         assert await _state(one, taken.cycle_id) == "settled"
         await one.whole()
 

@@ -55,10 +55,10 @@ def trace_of(receiver: Receiver, number: int) -> dict[str, Seen]:
 
 
 @asynccontextmanager
-async def two_banks(database_url: str) -> AsyncIterator[tuple[Bank, Bank]]:
+async def two_banks(database_url: str, **built: Any) -> AsyncIterator[tuple[Bank, Bank]]:
     """Of two tenants, behind one application."""
     config = Config.load({"database_url": database_url, **FLAGS}, {})
-    app = build(lambda: services(config), release="2026.11-test")
+    app = build(lambda: services(config), release="2026.11-test", **built)
     async with lifespan(app), client_of(app) as one, client_of(app) as other:
         yield await Bank(one).found(), await Bank(other).found()
 
@@ -133,6 +133,24 @@ async def test_a_round_that_fails_is_kept_and_says_so(database_url: str) -> None
             [waiting] = await receiver.wait_for("settlement.audit")
     assert (round_.failed, round_.attributes["error.type"]) == (True, "42P01")
     assert (waiting.failed, waiting.links) == (True, [(round_.trace_id, round_.span_id)])
+
+
+async def test_who_gives_up_asking_leads_to_the_round_that_was_waited_for(database_url: str) -> None:
+    with receiving() as receiver:
+        async with two_banks(database_url, deadline_s=0.5) as (a, _):
+            of_a = await order_of(a)
+            other = await asyncpg.connect(database_url)
+            async with other.transaction():
+                await other.execute("lock table settlement_orders in access exclusive mode")
+                assert (await audit(a, of_a, 1)).status_code == 504
+                await asyncio.sleep(0.3)
+            await other.close()
+            [round_] = await receiver.wait_for("db.gathered settlement.audit")
+    waiting = trace_of(receiver, 1)["settlement.audit"]
+    assert waiting.attributes["error.type"] == "CancelledError"
+    assert waiting.links == [(round_.trace_id, round_.span_id)]
+    assert round_.links == [(waiting.trace_id, waiting.span_id)]
+    assert round_.end - round_.start > waiting.end - waiting.start > 300_000_000
 
 
 async def test_who_asks_for_a_price_is_linked_with_the_statements_that_gave_it(database_url: str) -> None:

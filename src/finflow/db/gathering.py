@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar
 
 from finflow.kernel.errors import FinFlowError
 from finflow.telemetry import tracing
-from finflow.telemetry.tracing import Running, Work, detached, error_name, running, tenant_of
+from finflow.telemetry.tracing import Running, Trace, Work, detached, error_name, running, tenant_of
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -39,16 +39,31 @@ class Gathering(Generic[K, V]):
         self._at_once = at_once
         self._waiting: list[Asked[K, V]] = []
         self._task: asyncio.Task[None] | None = None
+        # The trace of the round that runs, where traces are recorded.
+        self._root: Trace | None = None
 
     async def ask(self, question: K) -> V:
         """Raises what the function raises, to everybody whom it was asked for; and overloaded."""
         if len(self._waiting) >= MAX_WAITING:
             raise FinFlowError("overloaded", f"{len(self._waiting)} questions wait")
         reply: asyncio.Future[V] = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, reply, running(), perf_counter()))
+        since_s = perf_counter()
+        self._waiting.append((question, reply, running(), since_s))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(detached(self._run()))
-        return await reply
+        try:
+            return await reply
+        except asyncio.CancelledError as error:
+            self._gave_up(since_s, error)
+            raise
+
+    def _gave_up(self, since_s: float, error: BaseException) -> None:
+        """Who asks no longer says what it waited for until now: its round, or the one before that."""
+        caller = running()
+        if self._root is not None and caller is not None:
+            Work(self._root, self._name, self._root.started_ns, error_name(error), {}).serve(
+                [(caller, since_s, 0)]
+            )
 
     async def _run(self) -> None:
         while self._waiting:
@@ -73,7 +88,7 @@ class Gathering(Generic[K, V]):
             return await self._answer(questions)
         askers = [(caller, since_s, 0) for _, _, caller, since_s in asked if caller is not None]
         root, error = tracer.begin_for_others(f"db.gathered {self._name}"), None
-        root.tenant = _whose(askers)
+        self._root, root.tenant = root, _whose(askers)
         root.attributes["finflow.questions"] = len(questions)
         token = tracing.enter(root)
         try:
@@ -83,6 +98,7 @@ class Gathering(Generic[K, V]):
             raise
         finally:
             tracing.leave(token)
+            self._root = None
             Work(root, self._name, root.started_ns, error, {}).serve(askers)
             tracer.finish(root, error)
 

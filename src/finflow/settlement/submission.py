@@ -9,6 +9,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import asyncpg
+
 from finflow.db.pool import acquired
 from finflow.kernel.clock import Clock, to_datetime
 from finflow.kernel.errors import FinFlowError
@@ -21,8 +23,6 @@ from finflow.settlement.reconciliation import Reconciler
 from finflow.telemetry import tracing
 
 if TYPE_CHECKING:
-    import asyncpg
-
     from finflow.ledger.store import Connection
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,10 @@ class Submitter:
         message = KeptMessage("in", heard.kind, rail, heard.message_id, duplicates.digest(data), data)
         now = self._clock()
         async with transaction(self._pool) as connection:
-            message_no = await cycle_store.add_message(connection, named, message, now)
+            try:
+                message_no = await cycle_store.add_message(connection, named, message, now)
+            except asyncpg.ForeignKeyViolationError as error:
+                raise FinFlowError("answer_malformed", "it names a ledger that is not there") from error
             if message_no is None:
                 before = await cycle_store.find_digest(connection, named, rail, heard.kind, heard.message_id)
                 if before != message.digest:
